@@ -1,0 +1,167 @@
+"""Checkpoints: where weights and tokenizer lie, their hash, and how a model is loaded from them.
+
+Safetensors only, no code from the checkpoint is run. torch and transformers are imported inside the functions that
+need them, because asset definitions import this module.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_files
+from gluscope_assets.core.options import CheckpointOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of weights on this machine."""
+
+    name: str
+    folder: Path
+    weights_hash: str
+    """SHA-256 over config.json and the safetensors files, in hex."""
+
+    @property
+    def key(self) -> str:
+        """The partition key: the name and the first 7 digits of the weights' hash."""
+        return f"{self.name}-{self.weights_hash[:7]}"
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a checkpoint's config says, read without its weights."""
+
+    layers: int
+    """Layers with a gated MLP."""
+    width: int
+    """Neurons a layer."""
+    activation: str
+    """The config's name of σ, such as `silu`."""
+    vocabulary: int
+    """Rows of the embedding."""
+
+
+def resolve_checkpoint(options: CheckpointOptions) -> Checkpoint:
+    """Find the checkpoint's folder, downloading a Hub repository if need be, and hash its weights."""
+    folder = options.path if options.path is not None else _download(options)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"Checkpoint {options.name}: {folder} has no config.json; give the folder of a saved model.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(f"Checkpoint {options.name}: {folder} has no *.safetensors file; save its weights as safetensors.")
+    files = (folder / "config.json", *weights)
+    stamp = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return Checkpoint(options.name, folder, _hash_unchanged(stamp))
+
+
+@cache
+def _hash_unchanged(stamp: tuple[tuple[str, int, int], ...]) -> str:
+    # Sensors resolve checkpoints every minute; files of the same size and time are hashed once a process.
+    return hash_files(*(Path(path) for path, _, _ in stamp))
+
+
+def _download(options: CheckpointOptions) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(options.repository or "", revision=options.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"Checkpoint {options.name}: {options.repository} at {options.revision} cannot be fetched from the Hub "
+            f"({reason}); check its id, revision, your access and the network."
+        ) from error
+
+
+def tokenizer_hash(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the tokenizer's files, in hex."""
+    files = [checkpoint.folder / name for name in TOKENIZER_FILES if (checkpoint.folder / name).is_file()]
+    if not files:
+        raise InputError(f"Checkpoint {checkpoint.name}: {checkpoint.folder} has no tokenizer; save one beside its weights.")
+    return hash_files(*files)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
+    """The checkpoint's tokenizer, which treats special tokens written out in a text as plain text."""
+    from transformers import AutoTokenizer
+
+    tokenizer_hash(checkpoint)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        checkpoint.folder, trust_remote_code=False, local_files_only=True, split_special_tokens=True
+    )
+    return tokenizer
+
+
+def read_config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's transformers config."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({reason}).") from error
+
+
+def read_shape(checkpoint: Checkpoint) -> ModelShape:
+    """The checkpoint's shape, from a model built without weights. InputError if it has no gated MLP."""
+    import torch
+    from transformers import AutoModel
+
+    from gluscope_assets.core.gated_mlp import find_gated_mlps
+
+    config = read_config(checkpoint)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=False)
+    mlps = find_gated_mlps(model)
+    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    return ModelShape(len(mlps), mlps[0].width, str(activation), model.get_input_embeddings().num_embeddings)
+
+
+def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
+    """The checkpoint's shape. InputError if its layers or its tokenizer do not fit."""
+    shape = read_shape(checkpoint)
+    if shape.layers != layers:
+        raise InputError(
+            f"Checkpoint {checkpoint.name} has {shape.layers} layers with a gated MLP and the study says {layers}; "
+            f"set model.layers to {shape.layers}."
+        )
+    tokenizer = load_tokenizer(checkpoint)
+    if len(tokenizer) > shape.vocabulary:
+        raise InputError(
+            f"The tokenizer of checkpoint {checkpoint.name} has {len(tokenizer)} tokens and the model's vocabulary only "
+            f"{shape.vocabulary}; use the tokenizer that the model was trained with."
+        )
+    return shape
+
+
+def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedModel":
+    """The base model without its head, in `dtype` on `device`, ready for inference."""
+    import torch
+    from transformers import AutoModel
+
+    model: PreTrainedModel = AutoModel.from_pretrained(
+        checkpoint.folder,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def default_device() -> str:
+    """`cuda` if a GPU is there, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

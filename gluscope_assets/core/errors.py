@@ -1,0 +1,5 @@
+"""The one exception that users are meant to read. Programming errors keep Python's own exceptions."""
+
+
+class InputError(ValueError):
+    """Bad input: one sentence that names the file, field or model part and says what to do."""

@@ -1,0 +1,130 @@
+"""Options of each stage, validated. A study is made of these; no file is read here and nothing is computed.
+
+A field that changes a stage's result is in that stage's options, so that its hash decides what reruns.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+
+
+class Options(BaseModel):
+    """Immutable, and closed: an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusOptions(Options):
+    """Where texts come from, and how they are cut."""
+
+    source: Literal["standard_library", "folder", "jsonl", "tokens"]
+    """The running Python's standard library; a folder of text files; JSON lines; or Parquet with `input_ids`."""
+    path: Path | None = None
+    """The folder or file, for every source but `standard_library`. Relative paths start at the study file."""
+    text_field: str = "text"
+    """The field of a JSON line that holds the text."""
+    text_tokens: int = Field(default=256, ge=1)
+    """Longest text in tokens, its beginning-of-sequence token included. Longer documents give several texts."""
+    max_texts: int | None = Field(default=None, ge=1)
+    """Keep so many texts, those with the smallest hash of (document, place in it); all of them if absent."""
+    pack_tokens: int = Field(default=4096, ge=1)
+    """A pack takes texts in order until it holds at least so many tokens."""
+    shard_packs: int = Field(default=64, ge=1)
+    """Packs in a corpus shard."""
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> "CorpusOptions":
+        if (self.path is None) != (self.source == "standard_library"):
+            raise ValueError(
+                "path must name the folder or file of this corpus source"
+                if self.path is None
+                else "path must be left out for the standard_library source"
+            )
+        return self
+
+
+class CheckpointOptions(Options):
+    """One set of weights: a local folder or a Hub repository at a revision."""
+
+    name: Slug
+    """Shown on pages; the first part of the partition key, whose second is the hash of the weights."""
+    path: Path | None = None
+    """A folder with config.json and safetensors. Relative paths start at the study file."""
+    repository: str | None = None
+    """A Hub id, `owner/name`."""
+    revision: str | None = None
+    """The Hub revision: a commit, tag or branch."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "CheckpointOptions":
+        if (self.path is None) == (self.repository is None):
+            raise ValueError("give either path or repository")
+        if self.repository is not None and self.revision is None:
+            raise ValueError("give the revision of the repository, so that the weights cannot change unnoticed")
+        return self
+
+
+class ModelOptions(Options):
+    """The model family of a study and its checkpoints, in the order of training."""
+
+    name: str
+    layers: int = Field(ge=1)
+    """Layers with a gated MLP; checked against the model's config."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """The dtype of the forward pass, whose signs decide the quadrant."""
+    checkpoints: tuple[CheckpointOptions, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> "ModelOptions":
+        names = [checkpoint.name for checkpoint in self.checkpoints]
+        repeated = {name for name in names if names.count(name) > 1}
+        if repeated:
+            raise ValueError(f"checkpoint names must differ, and {sorted(repeated)[0]} is given twice")
+        return self
+
+
+class CollectionOptions(Options):
+    """What one pass over the corpus keeps."""
+
+    examples: int = Field(default=16, ge=1, le=256)
+    """K: texts kept for each neuron, quadrant and activation."""
+    window_before: int = Field(default=47, ge=0)
+    """Positions kept before an example's peak."""
+    window_after: int = Field(default=16, ge=0)
+    """Positions kept after an example's peak."""
+    count_special_tokens: bool = False
+    """Whether BOS, EOS and other special tokens count, as in the paper's tables."""
+    sample_positions: int = Field(default=8192, ge=0)
+    """Positions of the uniform random sample."""
+
+    @property
+    def window(self) -> int:
+        """Positions of a window, the peak included."""
+        return self.window_before + 1 + self.window_after
+
+
+class PageSelection(Options):
+    """Which neurons of which checkpoints get pages."""
+
+    checkpoints: Literal["last", "all"] | tuple[Slug, ...]
+    neurons: Literal["all"] | Annotated[int, Field(ge=1)]
+    """All neurons, or the first so many of each layer."""
+
+
+class SiteOptions(Options):
+    """The pages of a study."""
+
+    pages: tuple[PageSelection, ...] = (PageSelection(checkpoints="last", neurons="all"),)
+    """A neuron gets a page if any selection holds it."""
+    view: Literal["oriented", "raw"] = "oriented"
+    """Whether in and post are shown multiplied by the orientation."""
+
+
+class PublishOptions(Options):
+    """Where the site goes when a person publishes it."""
+
+    folder: Path | None = None
+    """A folder that receives a copy of the site. Relative paths start at the study file."""

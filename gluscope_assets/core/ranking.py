@@ -1,0 +1,36 @@
+"""The order of examples, in one place: collecting and merging both rank with it.
+
+An example is better if its |value| is larger; for act lists then if |post| is larger, because Swish saturates; then if
+its text, then its position, comes earlier. This order is total, so a list depends on neither the order of work nor the
+cut into shards.
+"""
+
+import torch
+from torch import Tensor
+
+from gluscope_assets.core.quadrants import LISTS
+
+NO_TEXT = -1
+"""The text number of an empty place in a list. Empty places come last."""
+
+ACT_LISTS = torch.tensor([activation == "act" for _, activation in LISTS])
+"""[lists], whether |post| breaks ties."""
+
+
+def sort_key(value: Tensor, post: Tensor, breaks_tie: Tensor, empty: Tensor) -> Tensor:
+    """int64 whose order is that of (|value|, |post| where it breaks ties), -1 for empty places.
+
+    value and post are float32, all of one shape. The bits of a non-negative float32 order as the float does.
+    """
+    high = value.abs().view(torch.int32).to(torch.int64) << 32
+    low = post.abs().view(torch.int32).to(torch.int64) * breaks_tie
+    return torch.where(empty, -1, high | low)
+
+
+def best(value: Tensor, post: Tensor, text: Tensor, position: Tensor, breaks_tie: Tensor, keep: int) -> Tensor:
+    """Indices [..., keep] of the best examples along the last axis, best first. All inputs are [..., examples]."""
+    place = (text.to(torch.int64) << 32) | position.to(torch.int64)
+    by_place = place.argsort(dim=-1)
+    key = sort_key(value, post, breaks_tie, text == NO_TEXT).gather(-1, by_place)
+    by_key = key.argsort(dim=-1, descending=True, stable=True)[..., :keep]
+    return by_place.gather(-1, by_key)

@@ -1,0 +1,200 @@
+"""What must hold of a quadrant aggregate, whatever model and corpus it is of. Each check gives sentences, none if it holds.
+
+The checks look at the files as a reader would. They do not repeat the collection; the tests compare that with brute force.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers.activations import ACT2FN
+
+from gluscope_assets.core.aggregate import NO_TOKEN, Aggregate, read_aggregate
+from gluscope_assets.core.collect import narrow
+from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import read_provenance
+from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+
+ROUNDING = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The spacing of a dtype's numbers, relative."""
+
+SUM_ROUNDING = 1e-5
+"""Relative slack of a sum of float32 values against count times their extremes."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An aggregate with what it is verified against."""
+
+    aggregate: Aggregate
+    corpus: TokenizedCorpus
+    options: CollectionOptions
+    dtype: str
+    act: Callable[[torch.Tensor], torch.Tensor]
+
+    def problems(self, wrong: npt.NDArray[np.bool_], where: str, what: str) -> Iterator[str]:
+        """One sentence if any neuron (axis 0 of `wrong`) is wrong."""
+        neurons = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+        if len(neurons):
+            shown = ", ".join(map(str, neurons[:5])) + (", …" if len(neurons) > 5 else "")
+            yield f"Layer {self.aggregate.layer}, {where}: {what} (neurons {shown})."
+
+    def lists(self) -> Iterator[tuple[int, str, str, npt.NDArray[np.bool_]]]:
+        """Each list's number, quadrant, activation, and which of its places [neurons, K] are held."""
+        for number, (quadrant, activation) in enumerate(LISTS):
+            yield number, quadrant, activation, self.aggregate.text[number] >= 0
+
+
+def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionOptions) -> dict[str, list[str]]:
+    """The problems of the aggregate in `folder`, by check. InputError if its activation is not one of transformers'."""
+    footer = read_provenance(folder / "statistics.parquet")
+    name = str(footer["activation"])
+    if name not in ACT2FN:
+        raise InputError(f"{folder} names the activation {name}, which transformers does not know.")
+    subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), ACT2FN[name])
+    return {check.__name__: list(check(subject)) for check in CHECKS}
+
+
+def counts_add_up(subject: Subject) -> Iterator[str]:
+    aggregate, corpus = subject.aggregate, subject.corpus
+    counted = corpus.n_tokens if subject.options.count_special_tokens else corpus.n_counted
+    wrong = aggregate.count.sum(axis=0) + aggregate.zero != counted
+    yield from subject.problems(wrong, "counts", f"the four counts and the zeros do not add up to {counted} counted tokens")
+
+
+def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
+    aggregate = subject.aggregate
+    for q, quadrant in enumerate(QUADRANTS):
+        held = aggregate.count[q] > 0
+        for a, sign in ((0, quadrant[4]), (1, quadrant[8])):
+            low, high, total = aggregate.minimum[q, a], aggregate.maximum[q, a], aggregate.sum[q, a]
+            wrong = held & ((low <= 0) | (total <= 0) if sign == "+" else (high >= 0) | (total >= 0))
+            yield from subject.problems(wrong, column(quadrant, ACTIVATIONS[a]), "a statistic has the wrong sign")
+        act_low, act_high = aggregate.minimum[q, 2], aggregate.maximum[q, 2]
+        flip = 1 if quadrant[8] == "+" else -1
+        post_low, post_high = sorted_pair(aggregate.minimum[q, 3] * flip, aggregate.maximum[q, 3] * flip)
+        wrong = held & (((act_low >= 0) & (post_low < 0)) | ((act_high <= 0) & (post_high > 0)))
+        yield from subject.problems(wrong, column(quadrant, "post"), "a statistic has another sign than act times in")
+    for number, quadrant, activation, held in subject.lists():
+        peak = subject.aggregate.window_before
+        gate, in_ = aggregate.window_gate[number][..., peak], aggregate.window_in[number][..., peak]
+        for values, sign in ((gate, quadrant[4]), (in_, quadrant[8])):
+            wrong = held & (values <= 0 if sign == "+" else values >= 0)
+            yield from subject.problems(wrong, column(quadrant, activation), "an example's peak lies in another quadrant")
+
+
+def sorted_pair(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The smaller and the larger, elementwise."""
+    return np.minimum(first, second), np.maximum(first, second)
+
+
+def lists_are_ordered(subject: Subject) -> Iterator[str]:
+    aggregate = subject.aggregate
+    for number, quadrant, activation, held in subject.lists():
+        where = column(quadrant, activation)
+        wrong = held[:, 1:] & ~held[:, :-1]
+        yield from subject.problems(wrong, where, "an empty place stands before an example")
+        size = np.abs(aggregate.value[number])
+        tie = np.abs(aggregate.post[number]) if activation == "act" else np.zeros_like(size)
+        text = aggregate.text[number]
+        larger = (size[:, :-1] > size[:, 1:]) | (
+            (size[:, :-1] == size[:, 1:])
+            & ((tie[:, :-1] > tie[:, 1:]) | ((tie[:, :-1] == tie[:, 1:]) & (text[:, :-1] < text[:, 1:])))
+        )
+        yield from subject.problems(held[:, 1:] & ~larger, where, "examples are out of order")
+        ordered = np.sort(text, axis=1)
+        wrong = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        yield from subject.problems(wrong, where, "a text stands in the list twice")
+        wrong = held.any(axis=1) != (aggregate.count[QUADRANTS.index(quadrant)] > 0)
+        yield from subject.problems(wrong, where, "the list is empty and the quadrant is not, or the other way round")
+
+
+def sums_fit_extremes(subject: Subject) -> Iterator[str]:
+    aggregate = subject.aggregate
+    for q, quadrant in enumerate(QUADRANTS):
+        held = aggregate.count[q] > 0
+        count = aggregate.count[q].astype(np.float64)
+        for a, activation in enumerate(ACTIVATIONS):
+            low = np.where(held, aggregate.minimum[q, a], 0).astype(np.float64)
+            high = np.where(held, aggregate.maximum[q, a], 0).astype(np.float64)
+            largest = np.maximum(np.abs(low), np.abs(high))
+            slack = SUM_ROUNDING * count * largest
+            total, squares = aggregate.sum[q, a], aggregate.sum_of_squares[q, a]
+            wrong = (total < count * low - slack) | (total > count * high + slack)
+            yield from subject.problems(wrong, column(quadrant, activation), "the sum does not fit count and extremes")
+            slack *= largest
+            wrong = (squares > count * largest**2 + slack) | (squares * count < total**2 - slack * count)
+            yield from subject.problems(wrong, column(quadrant, activation), "the sum of squares does not fit sum and extremes")
+            if (quadrant, activation) in LISTS:
+                first = np.abs(aggregate.value[LISTS.index((quadrant, activation)), :, 0])
+                wrong = first != largest.astype(np.float32)
+                yield from subject.problems(wrong, column(quadrant, activation), "the first example is not the extreme")
+
+
+def nothing_is_nan(subject: Subject) -> Iterator[str]:
+    aggregate = subject.aggregate
+    held = aggregate.count > 0
+    for name in ("sum", "sum_of_squares", "minimum", "maximum"):
+        finite = np.isfinite(getattr(aggregate, name)).all(axis=1)
+        yield from subject.problems((held & ~finite).T, name, "a statistic is NaN, infinite or missing")
+    for name in ("value", "post", "window_gate", "window_in"):
+        finite = np.isfinite(getattr(aggregate, name))
+        yield from subject.problems(~finite.swapaxes(0, 1), name, "an example is NaN or infinite")
+    for name in ("sample_gate", "sample_in"):
+        yield from subject.problems(~np.isfinite(getattr(aggregate, name)).T, name, "a sampled value is NaN or infinite")
+
+
+def post_is_act_times_in(subject: Subject) -> Iterator[str]:
+    aggregate, peak = subject.aggregate, subject.aggregate.window_before
+    for number, quadrant, activation, held in subject.lists():
+        gate = torch.from_numpy(aggregate.window_gate[number][..., peak].astype(np.float64))
+        in_ = np.abs(aggregate.window_in[number][..., peak].astype(np.float64))
+        # The window's gate and in are rounded: post may differ by as much as act does over the rounding of gate.
+        spacing = max(ROUNDING["float16"], ROUNDING[subject.dtype])
+        step = gate.abs() * spacing + 2.0**-24
+        act = subject.act(gate).numpy()
+        swing = np.maximum(np.abs(subject.act(gate + step).numpy() - act), np.abs(subject.act(gate - step).numpy() - act))
+        expected = act * aggregate.window_in[number][..., peak].astype(np.float64)
+        # Activations of float32 models are computed in float32, whose tails end near 1e-7.
+        slack = swing * in_ + 4 * spacing * np.abs(expected) + (np.abs(act) + 1e-6) * 2.0**-23 + 1e-6 * in_
+        wrong = held & (np.abs(aggregate.post[number] - expected) > slack)
+        yield from subject.problems(wrong, column(quadrant, activation), "post is not act(gate) · in at a peak")
+
+
+def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
+    aggregate, corpus, peak = subject.aggregate, subject.corpus, subject.aggregate.window_before
+    for number, quadrant, activation, held in subject.lists():
+        where = column(quadrant, activation)
+        if activation in ("gate", "in"):
+            stored = getattr(aggregate, f"window_{activation}")[number][..., peak]
+            rounded = narrow(torch.from_numpy(aggregate.value[number]))[0].numpy()
+            yield from subject.problems(held & (stored != rounded), where, "the window's peak is not the list's value")
+        if activation == "post":
+            wrong = held & (aggregate.value[number] != aggregate.post[number])
+            yield from subject.problems(wrong, where, "the list's value is not its post")
+        text = aggregate.text[number].clip(0)
+        length = np.diff(corpus.offsets)[text.clip(0, corpus.n_texts - 1)]
+        cell = aggregate.position[number][..., None] + np.arange(aggregate.window_token.shape[-1]) - peak
+        within = (cell >= 0) & (cell < length[..., None]) & held[..., None]
+        place = np.where(within, corpus.offsets[text.clip(0, corpus.n_texts - 1)][..., None] + cell, 0)
+        expected = np.where(within, corpus.token[place], NO_TOKEN)
+        wrong = (text >= corpus.n_texts)[..., None] | (aggregate.window_token[number] != expected)
+        yield from subject.problems(wrong, where, "a window's tokens are not those of its text")
+
+
+CHECKS = (
+    counts_add_up,
+    signs_fit_quadrants,
+    lists_are_ordered,
+    sums_fit_extremes,
+    nothing_is_nan,
+    post_is_act_times_in,
+    windows_hold_their_peak,
+)

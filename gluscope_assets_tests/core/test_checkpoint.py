@@ -1,0 +1,102 @@
+"""Checkpoints and their gated MLPs: what is read from a folder, and the one sentence each misfit gets."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from gluscope_assets.core.checkpoint import check_checkpoint, load_model, read_shape, resolve_checkpoint
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.gated_mlp import find_gated_mlps
+from gluscope_assets.core.options import CheckpointOptions
+
+CONFIG = LlamaConfig(
+    vocab_size=12, hidden_size=8, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+)
+
+
+def save_tokenizer(folder: Path, tokens: int) -> None:
+    tokenizer = Tokenizer(models.WordLevel({f"t{number}": number for number in range(tokens)}, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="t0").save_pretrained(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    LlamaForCausalLM(CONFIG).save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model", 12)
+    return tmp_path / "model"
+
+
+def options(folder: Path) -> CheckpointOptions:
+    return CheckpointOptions(name="step-1", path=folder)
+
+
+def test_the_key_is_the_name_and_the_hash_of_the_weights(folder: Path) -> None:
+    checkpoint = resolve_checkpoint(options(folder))
+    assert checkpoint.key == f"step-1-{checkpoint.weights_hash[:7]}"
+    assert resolve_checkpoint(options(folder)) == checkpoint
+    model = LlamaForCausalLM(CONFIG)
+    model.save_pretrained(folder)
+    assert resolve_checkpoint(options(folder)).weights_hash != checkpoint.weights_hash
+
+
+def test_the_shape_is_read_without_weights(folder: Path) -> None:
+    checkpoint = resolve_checkpoint(options(folder))
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(b"")
+    shape = read_shape(checkpoint)
+    assert (shape.layers, shape.width, shape.activation, shape.vocabulary) == (2, 6, "silu", 12)
+
+
+def test_the_model_is_loaded_without_its_head_in_the_dtype_asked_for(folder: Path) -> None:
+    model = load_model(resolve_checkpoint(options(folder)), "bfloat16", "cpu")
+    assert type(model).__name__ == "LlamaModel"
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert [(mlp.layer, mlp.width) for mlp in find_gated_mlps(model)] == [(0, 6), (1, 6)]
+
+
+def test_another_layer_count_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="has 2 layers with a gated MLP and the study says 3; set model.layers to 2"):
+        check_checkpoint(resolve_checkpoint(options(folder)), layers=3)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
+    save_tokenizer(folder, 13)
+    with pytest.raises(InputError, match="has 13 tokens and the model's vocabulary only 12"):
+        check_checkpoint(resolve_checkpoint(options(folder)), layers=2)
+
+
+def test_a_model_without_a_gated_mlp_is_refused_by_name(tmp_path: Path) -> None:
+    GPT2Model(GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="GPT2Model has no gated MLP: looked for modules with gate_proj"):
+        read_shape(resolve_checkpoint(options(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("config.json", "has no config.json"), ("model.safetensors", "has no .*safetensors"), ("tokenizer.json", "no tokenizer")],
+)
+def test_incomplete_folders_are_refused(folder: Path, missing: str, message: str) -> None:
+    (folder / missing).unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match=message) as raised:
+        check_checkpoint(resolve_checkpoint(options(folder)), layers=2)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_architecture_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_model"}))
+    with pytest.raises(InputError, match="config.json .* cannot be used"):
+        read_shape(resolve_checkpoint(options(folder)))
+
+
+def test_an_unreachable_repository_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="nobody/nothing at main cannot be fetched from the Hub") as raised:
+        resolve_checkpoint(CheckpointOptions(name="remote", repository="nobody/nothing", revision="main"))
+    assert "\n" not in str(raised.value)
