@@ -34,6 +34,10 @@ ROW_CELLS_AT_ONCE = 1 << 22
 """Rows x positions searched together for the peaks of new examples."""
 
 
+HALF_OVERFLOWS = 65520.0
+"""The smallest magnitude that rounds to infinity in float16."""
+
+
 @dataclass
 class CollectionReport:
     """What one collection did."""
@@ -169,25 +173,25 @@ def narrow(values: Tensor) -> tuple[Tensor, bool]:
 
     Gives float16 and True if all fit, else float32 and False.
     """
-    half = values.to(torch.float16)
+    size = values.abs()
     smallest = torch.finfo(torch.float16).smallest_normal * 2.0**-10
-    half = torch.where((half == 0) & (values != 0), torch.copysign(torch.full_like(half, smallest), values.half()), half)
-    fits = torch.isfinite(half)
-    if bool(fits.all()):
+    half = (values.sign() * size.clamp(min=smallest)).to(torch.float16)
+    if values.numel() == 0 or float(size.max()) < HALF_OVERFLOWS:
         return half, True
-    return torch.where(fits, half.float(), values.float()), False
+    return torch.where(size < HALF_OVERFLOWS, half.float(), values.float()), False
 
 
-def quadrant_weights(gate: Tensor, in_: Tensor, counted: Tensor) -> list[Tensor]:
-    """For each of QUADRANTS 1.0 at the counted positions inside it and 0.0 elsewhere, as [texts, neurons, positions].
+def put_quadrant_weights(gate: Tensor, in_: Tensor, counted: Tensor, inside: list[Tensor]) -> None:
+    """Put into `inside`, for each of QUADRANTS, 1.0 at its counted positions and 0.0 elsewhere.
 
-    gate and in_ are [texts, neurons, positions], counted [texts, positions]. Floats, not booleans, because plain
-    arithmetic is vectorised on every device where masked fills are not.
+    gate, in_ and each of `inside` are [texts, neurons, positions], counted [texts, positions]. Floats, not booleans,
+    because plain arithmetic is vectorised on every device where masked fills are not.
     """
     gate_signs, in_signs = _sign_weights(gate), _sign_weights(in_)
     in_signs = {name: sign * counted[:, None] for name, sign in in_signs.items()}
-    # The signs' places in a name such as gate+_in-.
-    return [gate_signs[quadrant[4]] * in_signs[quadrant[8]] for quadrant in QUADRANTS]
+    for quadrant, weight in zip(QUADRANTS, inside, strict=True):
+        # The signs' places in a name such as gate+_in-.
+        torch.mul(gate_signs[quadrant[4]], in_signs[quadrant[8]], out=weight)
 
 
 def _sign_weights(values: Tensor) -> dict[str, Tensor]:
@@ -225,21 +229,24 @@ class LayerState:
     def reduce(self, gate: Tensor, in_: Tensor, post: Tensor, lengths: Tensor, counted: Tensor, texts: range) -> None:
         """Fold in the texts of a pack.
 
-        gate, in_ and post are [texts, positions, neurons] in the model's dtype; lengths [texts]; counted [texts, positions].
+        gate, in_ and post are [texts, positions, neurons] in the model's dtype; lengths [texts];
+        counted [texts, positions] in float32, 1 where a position counts.
         """
         if not all(bool(torch.isfinite(part.float().sum())) for part in (gate, in_, post)):
             self._raise_if_not_finite(gate, in_, post, lengths, texts)
         # Positions last: a text's activations of one neuron lie together, for its maxima and its windows.
-        activations = [
-            tensor.transpose(1, 2).float().contiguous() for tensor in (gate, in_, self.mlp.act(gate.float()), post)
-        ]
-        inside = quadrant_weights(activations[0], activations[1], counted.float())
+        shape = (len(texts), gate.shape[2], gate.shape[1])
+        activations = [torch.empty(shape, device=gate.device) for _ in ACTIVATIONS]
+        inside = [torch.empty(shape, device=gate.device) for _ in QUADRANTS]
+        farthest = []
         at_once = max(1, CELLS_AT_ONCE // activations[0][0].numel())
-        farthest = [
-            self._fold([tensor[first : first + at_once] for tensor in activations], [weight[first : first + at_once] for weight in inside])
-            for first in range(0, len(texts), at_once)
-        ]
-        self.counted += counted.sum()
+        for first in range(0, len(texts), at_once):
+            part = slice(first, first + at_once)
+            for stored, tensor in zip(activations, (gate, in_, None, post), strict=True):
+                stored[part] = self.mlp.act(activations[0][part]) if tensor is None else tensor[part].transpose(1, 2)
+            put_quadrant_weights(activations[0][part], activations[1][part], counted[part], [stored[part] for stored in inside])
+            farthest.append(self._fold([stored[part] for stored in activations], [stored[part] for stored in inside]))
+        self.counted += counted.sum().long()
         self._insert(activations, inside, torch.cat(farthest), lengths, texts)
 
     def _raise_if_not_finite(self, gate: Tensor, in_: Tensor, post: Tensor, lengths: Tensor, texts: range) -> None:
@@ -254,17 +261,17 @@ class LayerState:
     def _fold(self, activations: list[Tensor], inside: list[Tensor]) -> Tensor:
         """Add to counts, sums and extremes; give each list's largest |value| [texts, lists, neurons], -1 where there is none."""
         farthest = []
+        outside, scratch = torch.empty_like(inside[0]), torch.empty_like(inside[0])
         for q, weight in enumerate(inside):
             count = weight.sum(dim=2).long()
             self.count[q] += count.sum(dim=0)
-            outside = 1 - 1 / weight  # 0 inside the quadrant, -inf outside
+            torch.reciprocal(weight, out=outside).neg_().add_(1)  # 0 inside the quadrant, -inf outside
             for a, value in enumerate(activations):
-                kept = value * weight
                 # float32 within a text, float64 across texts.
-                self.sum[q, a] += kept.sum(dim=2).double().sum(dim=0)
-                self.sum_of_squares[q, a] += kept.square().sum(dim=2).double().sum(dim=0)
-                largest = (value + outside).amax(dim=2)
-                smallest = (value - outside).amin(dim=2)
+                self.sum[q, a] += torch.mul(value, weight, out=scratch).sum(dim=2).double().sum(dim=0)
+                self.sum_of_squares[q, a] += scratch.square_().sum(dim=2).double().sum(dim=0)
+                largest = torch.add(value, outside, out=scratch).amax(dim=2)
+                smallest = torch.sub(value, outside, out=scratch).amin(dim=2)
                 torch.maximum(self.maximum[q, a], largest.amax(dim=0), out=self.maximum[q, a])
                 torch.minimum(self.minimum[q, a], smallest.amin(dim=0), out=self.minimum[q, a])
                 if (QUADRANTS[q], ACTIVATIONS[a]) in LISTS:
@@ -361,13 +368,12 @@ class LayerState:
         real = torch.arange(activations[0].shape[2], device=column.device) < lengths.to(column.device)[:, None]
         span = column * self.mlp.width + destination[0] % self.mlp.width
         for name, activation in (("window_gate", activations[0]), ("window_in", activations[1])):
-            cells, fits = narrow(activation * real[:, None])
+            padded = torch.nn.functional.pad(activation * real[:, None], (self.before, self.after)).flatten(0, 1)
+            cells, fits = narrow(padded.unfold(1, self.before + 1 + self.after, 1)[span, position])
             if not fits and getattr(self, name).dtype == torch.float16:
                 setattr(self, name, getattr(self, name).float())
-            padded = torch.nn.functional.pad(cells, (self.before, self.after)).flatten(0, 1)
-            windows = padded.unfold(1, self.before + 1 + self.after, 1)
             stored = getattr(self, name)
-            stored[destination] = windows[span, position].to(stored.dtype)
+            stored[destination] = cells.to(stored.dtype)
 
     def keep_sample(self, gate: Tensor, in_: Tensor, row: Tensor, position: Tensor) -> None:
         """Keep gate and in of the sampled positions (row, position) of a pack."""
@@ -407,7 +413,7 @@ class ShardCollection:
         self.sampled.append(sampled)
         row = torch.from_numpy(self.sample.text[sampled].astype(np.int64) - texts.start).to(self.device)
         position = torch.from_numpy(self.sample.position[sampled].astype(np.int64)).to(self.device)
-        counted = counted.to(self.device)
+        counted = counted.to(self.device, torch.float32)
 
         def receive(mlp: GatedMLP, gate: Tensor, in_: Tensor, post: Tensor) -> None:
             state = self.states[mlp.layer]

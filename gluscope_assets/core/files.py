@@ -58,9 +58,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def write_parquet(table: pa.Table, path: Path, provenance: Mapping[str, object], row_group_size: int = 64) -> None:
     """Write `table` with `provenance` in its footer. The same table and provenance give the same bytes."""
     metadata = {**(table.schema.metadata or {}), PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode()}
+    # Dictionaries and statistics of numbers that hardly repeat cost half of the time of writing and save no space.
+    names = {field.name: field.type for field in table.schema}
     with replacing(path) as temporary:
         pq.write_table(
-            table.replace_schema_metadata(metadata), temporary, compression="zstd", row_group_size=row_group_size
+            table.replace_schema_metadata(metadata),
+            temporary,
+            compression="zstd",
+            row_group_size=row_group_size,
+            use_dictionary=[name for name, kind in names.items() if pa.types.is_string(kind)],
+            write_statistics=[name for name, kind in names.items() if not pa.types.is_nested(kind)],
         )
 
 
