@@ -7,6 +7,7 @@ takes aggregates and gives one. What is measured, and how, belongs to `collect`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
 
@@ -79,7 +81,7 @@ class Aggregate:
 
     @property
     def neurons(self) -> int:
-        return self.zero.shape[0]
+        return len(self.zero)
 
     def empty(self) -> "Aggregate":
         """The merge's identity, with this aggregate's layer, neurons and options."""
@@ -97,7 +99,7 @@ class Aggregate:
 
 
 def merge(first: Aggregate, second: Aggregate) -> Aggregate:
-    """The aggregate of both parts of the corpus: associative and commutative, sums up to rounding (DESIGN, semantics 6)."""
+    """The aggregate of both parts of the corpus: associative and commutative, sums up to rounding."""
     import torch
 
     from gluscope_assets.core.ranking import ACT_LISTS, best
@@ -111,13 +113,13 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         raise InputError("Aggregates of different layers, widths or options cannot be merged; collect the shards again.")
     keep = first.value.shape[-1]
 
-    def both(name: str, axis: int) -> npt.NDArray[np.generic]:
-        return np.concatenate([getattr(first, name), getattr(second, name)], axis=axis)
+    def both(name: str, axis: int) -> Array:
+        joined: Array = np.concatenate([getattr(first, name), getattr(second, name)], axis=axis)
+        return joined
 
     lists = {name: both(name, 2) for name in ("value", "post", "text", "position")}
-    order = best(
-        *(torch.from_numpy(lists[name]) for name in ("value", "post", "text", "position")), ACT_LISTS[:, None, None], keep
-    ).numpy()
+    tensors = {name: torch.from_numpy(array) for name, array in lists.items()}
+    order = best(**tensors, breaks_tie=ACT_LISTS[:, None, None], keep=keep).numpy()
     windows = {name: both(name, 2) for name in ("window_token", "window_gate", "window_in")}
     sampled = np.argsort(both("sample_hash", 0), kind="stable")[: first.sample_positions]
     return Aggregate(
@@ -129,12 +131,11 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         sum_of_squares=first.sum_of_squares + second.sum_of_squares,
         minimum=np.minimum(first.minimum, second.minimum),
         maximum=np.maximum(first.maximum, second.maximum),
-        **{name: np.take_along_axis(array, order, axis=2) for name, array in lists.items()},  # type: ignore[arg-type]
-        **{name: np.take_along_axis(array, order[..., None], axis=2) for name, array in windows.items()},  # type: ignore[arg-type]
+        **{name: np.take_along_axis(array, order, axis=2) for name, array in lists.items()},
+        **{name: np.take_along_axis(array, order[..., None], axis=2) for name, array in windows.items()},
         window_before=first.window_before,
-        **{  # type: ignore[arg-type]
-            f"sample_{name}": both(f"sample_{name}", 0)[sampled]
-            for name in ("hash", "text", "position", "token", "gate", "in")
+        **{
+            f"sample_{name}": both(f"sample_{name}", 0)[sampled] for name in ("hash", "text", "position", "token", "gate", "in")
         },
         sample_positions=first.sample_positions,
     )
@@ -213,9 +214,7 @@ def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table
             statistics[f"{prefix}_min"] = pa.array(aggregate.minimum[q, a], mask=empty)
             statistics[f"{prefix}_max"] = pa.array(aggregate.maximum[q, a], mask=empty)
     examples = {**neurons}
-    aggregate = replace(
-        aggregate, window_gate=narrowest(aggregate.window_gate), window_in=narrowest(aggregate.window_in)
-    )
+    aggregate = replace(aggregate, window_gate=narrowest(aggregate.window_gate), window_in=narrowest(aggregate.window_in))
     for number, (quadrant, activation) in enumerate(LISTS):
         examples[column(quadrant, activation)] = _examples_column(aggregate, number)
     sample = {
@@ -239,7 +238,7 @@ def narrowest(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return cells.astype(np.float16)
 
 
-def _lists_of_rows(rows: npt.NDArray[np.generic]) -> pa.ListArray:
+def _lists_of_rows(rows: Array) -> pa.ListArray:
     offsets = np.arange(rows.shape[0] + 1, dtype=np.int32) * rows.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows).reshape(-1)))
 
@@ -255,7 +254,7 @@ def _examples_column(aggregate: Aggregate, number: int) -> pa.ListArray:
     first = inside.argmax(axis=1) if len(token) else np.zeros(0, dtype=np.int64)
     window_offsets = _offsets(inside.sum(axis=1))
 
-    def window(cells: npt.NDArray[np.generic]) -> pa.ListArray:
+    def window(cells: Array) -> pa.ListArray:
         return pa.ListArray.from_arrays(window_offsets, pa.array(cells[inside]))
 
     struct = pa.StructArray.from_arrays(
@@ -283,7 +282,7 @@ def read_aggregate(folder: Path) -> Aggregate:
     keep, before = int(footer["examples"]), int(footer["window_before"])  # type: ignore[call-overload]
     window = before + 1 + int(footer["window_after"])  # type: ignore[call-overload]
 
-    def stacked(suffix: str, missing: float) -> npt.NDArray[np.generic]:
+    def stacked(suffix: str, missing: float) -> Array:
         rows = [
             [statistics[f"{column(quadrant, activation)}_{suffix}"].fill_null(missing).to_numpy() for activation in ACTIVATIONS]
             for quadrant in QUADRANTS
@@ -301,7 +300,7 @@ def read_aggregate(folder: Path) -> Aggregate:
         sum_of_squares=stacked("sum_of_squares", 0.0),
         minimum=stacked("min", np.inf),
         maximum=stacked("max", -np.inf),
-        **{name: np.stack([parts[name] for parts in lists]) for name in lists[0]},  # type: ignore[arg-type]
+        **{name: np.stack([parts[name] for parts in lists]) for name in lists[0]},
         window_before=before,
         **{f"sample_{name}": positions[name].to_numpy() for name in ("hash", "text", "position", "token")},
         **{f"sample_{name}": array for name, array in sampled.items()},
@@ -309,14 +308,14 @@ def read_aggregate(folder: Path) -> Aggregate:
     )
 
 
-def _read_examples(chunks: pa.ChunkedArray, keep: int, before: int, window: int) -> dict[str, npt.NDArray[np.generic]]:
+def _read_examples(chunks: pa.ChunkedArray, keep: int, before: int, window: int) -> dict[str, Array]:
     lists = chunks.combine_chunks()
     struct = lists.values
     neurons = len(lists)
     lengths = np.diff(lists.offsets.to_numpy())
     row = np.repeat(np.arange(neurons), lengths)
     place = np.arange(len(struct)) - np.repeat(lists.offsets.to_numpy()[:-1], lengths)
-    dense: dict[str, npt.NDArray[np.generic]] = {}
+    dense: dict[str, Array] = {}
     for name, missing in (("value", 0), ("post", 0), ("text", -1), ("position", 0)):
         values = struct.field(name).to_numpy()
         dense[name] = np.full((neurons, keep), missing, dtype=values.dtype)

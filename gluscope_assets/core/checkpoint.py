@@ -17,7 +17,14 @@ from gluscope_assets.core.options import CheckpointOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,9 @@ def read_config(checkpoint: Checkpoint) -> Any:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, json.JSONDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({reason}).") from error
+        raise InputError(
+            f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({reason})."
+        ) from error
 
 
 def read_shape(checkpoint: Checkpoint) -> ModelShape:
@@ -122,7 +131,7 @@ def read_shape(checkpoint: Checkpoint) -> ModelShape:
 
     config = read_config(checkpoint)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
+        model = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     mlps = find_gated_mlps(model)
     activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
     return ModelShape(len(mlps), mlps[0].width, str(activation), model.get_input_embeddings().num_embeddings)
@@ -157,7 +166,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedMo
         trust_remote_code=False,
         local_files_only=True,
     )
-    return model.to(device).eval()  # type: ignore[arg-type]
+    model.to(device)  # type: ignore[arg-type]
+    return model.eval()
 
 
 def default_device() -> str:

@@ -113,8 +113,7 @@ def collect(
         _remove_other_shards(destination(mlp.layer), corpus.n_shards)
     report.seconds = time.monotonic() - began
     for mlp in wanted:
-        files = [path for path in destination(mlp.layer).rglob("*.parquet")]
-        report.bytes[mlp.layer] = sum(path.stat().st_size for path in files)
+        report.bytes[mlp.layer] = sum(path.stat().st_size for path in destination(mlp.layer).rglob("*.parquet"))
         report.frequency[mlp.layer] = [float(share) for share in counts[mlp.layer] / (report.counted * mlp.width or 1)]
     return report
 
@@ -259,7 +258,7 @@ class LayerState:
                     )
 
     def _fold(self, activations: list[Tensor], inside: list[Tensor]) -> Tensor:
-        """Add to counts, sums and extremes; give each list's largest |value| [texts, lists, neurons], -1 where there is none."""
+        """Add to counts, sums and extremes; give each list's largest |value| [texts, lists, neurons], -1 where none is."""
         farthest = []
         outside, scratch = torch.empty_like(inside[0]), torch.empty_like(inside[0])
         for q, weight in enumerate(inside):
@@ -278,9 +277,7 @@ class LayerState:
                     farthest.append(torch.where(count > 0, torch.maximum(largest, -smallest).abs(), -1.0))
         return torch.stack(farthest, dim=1)
 
-    def _insert(
-        self, activations: list[Tensor], inside: list[Tensor], farthest: Tensor, lengths: Tensor, texts: range
-    ) -> None:
+    def _insert(self, activations: list[Tensor], inside: list[Tensor], farthest: Tensor, lengths: Tensor, texts: range) -> None:
         """Put the texts whose largest |value| [texts, lists, neurons] beats a list's last example into that list."""
         largest = farthest.flatten(1).T
         last = torch.where(self.text[:, -1] == NO_TEXT, -1.0, self.value[:, -1].abs())[:, None]
@@ -330,7 +327,7 @@ class LayerState:
         for list_number, (quadrant, activation) in enumerate(LISTS):
             weight = inside[QUADRANTS.index(quadrant)].flatten(0, 1)
             ranked, posts = (part.flatten(0, 1) for part in (activations[ACTIVATIONS.index(activation)], activations[3]))
-            for part in (number == list_number).nonzero()[:, 0].split(max(1, ROW_CELLS_AT_ONCE // weight.shape[1])):
+            for part in torch.split((number == list_number).nonzero()[:, 0], max(1, ROW_CELLS_AT_ONCE // weight.shape[1])):
                 cells = ranked[span[part]]
                 peak = cells.abs() == largest[part, None]
                 # Only where the same |value| stands at several positions must the quadrant and |post| decide.
@@ -346,7 +343,7 @@ class LayerState:
         return position, value, post
 
     def _reassigned_slots(self, slot: Tensor, order: Tensor) -> Tensor:
-        """The window slots [rows, K] after a list's entries became `order`: kept entries keep theirs, new ones take free ones."""
+        """The window slots [rows, K] of the entries in `order`: kept entries keep theirs, new ones take free ones."""
         old = order < self.keep
         kept = slot.gather(1, order.clamp(max=self.keep - 1))
         taken = torch.zeros_like(slot, dtype=torch.bool)

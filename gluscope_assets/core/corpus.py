@@ -8,8 +8,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, hash_of, read_provenance, require_file, write_parquet
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DOCUMENTS_AT_ONCE = 64
 """Documents handed to the tokenizer together."""
@@ -115,7 +119,7 @@ class TokenizedCorpus:
         """The texts of each pack of a shard, in order."""
         texts = np.flatnonzero(self.shards == shard)
         bounds = np.flatnonzero(np.diff(self.packs[texts], prepend=-1, append=-1))
-        return [range(int(texts[a]), int(texts[b - 1]) + 1) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [range(int(texts[a]), int(texts[b - 1]) + 1) for a, b in pairwise(bounds)]
 
 
 def read_documents(options: CorpusOptions) -> Iterator[Document]:
@@ -153,10 +157,7 @@ def tokenize_corpus(
     Progress counts documents. InputError if nothing is left of the source.
     """
     tokenizer = load_tokenizer(checkpoint)
-    if options.source == "tokens":
-        texts = _read_token_file(options)
-    else:
-        texts = _tokenize(options, tokenizer, progress)
+    texts = _read_token_file(options) if options.source == "tokens" else _tokenize(options, tokenizer, progress)
     if options.max_texts is not None and len(texts) > options.max_texts:
         smallest = sorted(range(len(texts)), key=lambda index: _selection_hash(texts[index]))[: options.max_texts]
         texts = [texts[index] for index in sorted(smallest)]
@@ -181,7 +182,10 @@ def tokenize_corpus(
         }
     )
     write_parquet(
-        table, destination, {**provenance, "special_token_ids": special, "content_hash": content_hash}, row_group_size=4096
+        table,
+        destination,
+        {**provenance, "special_token_ids": special, "content_hash": content_hash},
+        row_group_size=4096,
     )
     return TokenizedCorpus.open(destination)
 
@@ -198,7 +202,7 @@ def cut_into_packs(lengths: npt.NDArray[np.int64], pack_tokens: int) -> npt.NDAr
     return packs
 
 
-def _tokenize(options: CorpusOptions, tokenizer, progress: Progress) -> list[Text]:  # type: ignore[no-untyped-def]
+def _tokenize(options: CorpusOptions, tokenizer: "PreTrainedTokenizerBase", progress: Progress) -> list[Text]:
     probe_alone = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     probe = tokenizer("a", verbose=False)["input_ids"]
     at = next(i for i in range(len(probe)) if probe[i : i + len(probe_alone)] == probe_alone)

@@ -152,9 +152,7 @@ def jsonl(path: Path, text_field: str) -> Iterator[Document]:
             is_empty = False
             yield Document(f"{path.name}:{number}", value)
     if is_empty:
-        raise InputError(
-            f'The file {path} holds no text; put a JSON object with the field "{text_field}" on each line.'
-        )
+        raise InputError(f'The file {path} holds no text; put a JSON object with the field "{text_field}" on each line.')
 
 
 def _text_field(line: str, text_field: str, where: str) -> str:

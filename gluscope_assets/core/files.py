@@ -76,7 +76,8 @@ def read_provenance(path: Path) -> dict[str, object]:
     metadata = pq.read_schema(require_file(path)).metadata or {}
     if PROVENANCE_KEY not in metadata:
         raise InputError(f"{path} has no GLUScope provenance in its footer; materialize the asset that writes it again.")
-    return json.loads(metadata[PROVENANCE_KEY])
+    provenance: dict[str, object] = json.loads(metadata[PROVENANCE_KEY])
+    return provenance
 
 
 def require_file(path: Path) -> Path:

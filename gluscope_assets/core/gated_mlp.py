@@ -4,7 +4,7 @@ Here: `down_proj(act_fn(gate_proj(x)) * up_proj(x))`. What is computed from the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -41,9 +41,7 @@ def find_gated_mlps(model: nn.Module) -> list[GatedMLP]:
     for path, module in model.named_modules():
         numbers = [int(part) for part in path.split(".") if part.isdigit()]
         if numbers and all(hasattr(module, part) for part in PARTS):
-            found.append(
-                GatedMLP(numbers[0], path, module.gate_proj, module.up_proj, module.down_proj, module.act_fn)
-            )
+            found.append(GatedMLP(numbers[0], path, module.gate_proj, module.up_proj, module.down_proj, module.act_fn))
     if not found:
         linear = sorted({path.split(".")[-1] for path, part in model.named_modules() if isinstance(part, nn.Linear)})
         raise InputError(
@@ -92,9 +90,7 @@ def tapped(mlps: Sequence[GatedMLP], receive: Receiver) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def run_taps(
-    model: nn.Module, mlps: Sequence[GatedMLP], token: Tensor, attention_mask: Tensor, receive: Receiver
-) -> None:
+def run_taps(model: nn.Module, mlps: Sequence[GatedMLP], token: Tensor, attention_mask: Tensor, receive: Receiver) -> None:
     """Run `model` on `token` and `attention_mask` [texts, positions], stopping after the last of `mlps`."""
     last = mlps[-1]
 
@@ -103,8 +99,5 @@ def run_taps(
         if mlp is last:
             raise _LastLayerReached
 
-    with tapped(mlps, receive_and_stop):
-        try:
-            model(input_ids=token, attention_mask=attention_mask, use_cache=False)
-        except _LastLayerReached:
-            pass
+    with tapped(mlps, receive_and_stop), suppress(_LastLayerReached):
+        model(input_ids=token, attention_mask=attention_mask, use_cache=False)

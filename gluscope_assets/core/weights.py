@@ -66,20 +66,27 @@ def unembedding(checkpoint: Checkpoint, model: nn.Module) -> Tensor:
     """[vocabulary, hidden] in float32, the final norm's scale folded in: the head's own weight, or the embedding if tied."""
     head = _stored_tensor(checkpoint, "lm_head.weight")
     if head is None:
-        head = model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        head = embedding_of(model)
     return head.float() * _scale(getattr(model, "norm", None), "the head")
+
+
+def embedding_of(model: nn.Module) -> Tensor:
+    """[vocabulary, hidden], in the model's dtype."""
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    return weight.detach()
 
 
 def _stored_tensor(checkpoint: Checkpoint, name: str) -> Tensor | None:
     for path in sorted(checkpoint.folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             if name in file.keys():  # noqa: SIM118 - the file is no dict
-                return file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
     return None
 
 
 def orientation(gate: Tensor, in_: Tensor) -> Tensor:
-    """s = sign(w_gate · w_in) as int8 [neurons], 0 counting as +1 (DESIGN, words)."""
+    """s = sign(w_gate · w_in) as int8 [neurons], 0 counting as +1."""
     return torch.where((gate.double() * in_.double()).sum(dim=1) < 0, -1, 1).to(torch.int8)
 
 
@@ -135,7 +142,7 @@ def _ranked_tokens(rows: Tensor, tokens: Tensor) -> tuple[pa.Array, pa.Array]:
     """The tokens that each row's product with `tokens` scores highest, and those it scores lowest."""
     kept = min(TOKENS_KEPT, len(tokens))
     parts: list[list[npt.NDArray[np.generic]]] = [[], [], [], []]
-    for tile in rows.split(NEURONS_AT_ONCE):
+    for tile in torch.split(rows, NEURONS_AT_ONCE):
         scores = tile @ tokens.T
         for place, (values, indices) in enumerate((scores.topk(kept), scores.topk(kept, largest=False))):
             parts[2 * place].append(indices.to(torch.int32).numpy())
@@ -160,7 +167,7 @@ def write_neuron_weights(
     """Write `destination(layer)` for each of `layers` and give their tables. Progress counts layers."""
     model = load_model(checkpoint, "float32", "cpu")
     head = unembedding(checkpoint, model)
-    embedding = model.get_input_embeddings().weight.detach().float()  # type: ignore[union-attr]
+    embedding = embedding_of(model).float()
     written: dict[int, pa.Table] = {}
     wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer in set(layers)]
     for done, mlp in enumerate(wanted, start=1):

@@ -78,7 +78,11 @@ def test_a_model_without_a_gated_mlp_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("config.json", "has no config.json"), ("model.safetensors", "has no .*safetensors"), ("tokenizer.json", "no tokenizer")],
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "has no .*safetensors"),
+        ("tokenizer.json", "no tokenizer"),
+    ],
 )
 def test_incomplete_folders_are_refused(folder: Path, missing: str, message: str) -> None:
     (folder / missing).unlink()

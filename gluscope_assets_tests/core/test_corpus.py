@@ -85,7 +85,7 @@ def test_appended_documents_leave_earlier_packs_alone(tmp_path: Path, checkpoint
 
 
 def test_max_texts_keeps_the_same_texts_whatever_else_there_is(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    folder = folder_of(tmp_path, **{name: "abcdef" * 3 for name in "abcdefgh"})
+    folder = folder_of(tmp_path, **dict.fromkeys("abcdefgh", "abcdef" * 3))
     options = CorpusOptions(source="folder", path=folder, text_tokens=4, max_texts=5)
     kept = tokenize_corpus(options, checkpoint, tmp_path / "few.parquet", {})
     every = tokenize_corpus(options.model_copy(update={"max_texts": None}), checkpoint, tmp_path / "all.parquet", {})

@@ -108,9 +108,7 @@ class TestStandardLibrary:
             "print(sorted(unwanted & set(sys.modules)))\n"
         )
         environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        result = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-        )
+        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == "[]\n"
 
     def test_is_lazy(self) -> None:
@@ -159,9 +157,7 @@ class TestFolder:
 
     def test_folder_without_text_files(self, tmp_path: Path) -> None:
         (tmp_path / "image.png").write_bytes(b"\x89PNG")
-        assert error_of(folder(tmp_path)).startswith(
-            f"The folder {tmp_path} holds no text; put files in it that end in"
-        )
+        assert error_of(folder(tmp_path)).startswith(f"The folder {tmp_path} holds no text; put files in it that end in")
 
     def test_invalid_utf_8_names_file_and_byte(self, tmp_path: Path) -> None:
         (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")

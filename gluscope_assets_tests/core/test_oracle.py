@@ -38,7 +38,15 @@ def aggregates(tmp_path_factory: pytest.TempPathFactory) -> list[Aggregate]:
     assert (corpus.n_texts, corpus.n_tokens, corpus.n_shards) == (2000, TOKENS, 3)
     options = CollectionOptions(count_special_tokens=True, sample_positions=256)
     collect(
-        checkpoint, "float32", corpus, range(LAYERS), LAYERS, options, lambda layer: folder / f"{layer}", {"study": "oracle"}, "cpu"
+        checkpoint,
+        "float32",
+        corpus,
+        range(LAYERS),
+        LAYERS,
+        options,
+        lambda layer: folder / f"{layer}",
+        {"study": "oracle"},
+        "cpu",
     )
     merged = [merge_shards(folder / f"{layer}", folder / f"merged-{layer}", {}) for layer in range(LAYERS)]
     for layer in range(LAYERS):
@@ -68,17 +76,18 @@ def test_frequencies_are_the_papers(aggregates: list[Aggregate], paper: pl.DataF
     for q, quadrant in enumerate(QUADRANTS):
         published = paper[f"{quadrant}_freq"].to_numpy().astype(np.float64) * TOKENS
         off = np.abs(counts[q] - published)
-        # The forward pass rounds by batch shape: a gate or in within 1e-6 of 0 may change sign. At most 2 tokens do,
-        # in under a tenth of the neurons; float32 frequencies add half a count.
-        assert off.max() < 2.6
-        assert (off > 0.6).mean() < 0.1
+        # The forward pass rounds by batch shape: a gate or in within rounding of 0 may change sign. By the data's README
+        # the paper's counts are off by at most 2 tokens in about 8% of neurons; ours too, not always in the same ones.
+        # Its frequencies are float32: within 0.05 of a count.
+        assert off.max() < 3.1
+        assert (off > 0.1).mean() < 0.16
 
 
 def test_counts_are_the_float64_references(aggregates: list[Aggregate], reference: dict[str, npt.NDArray[np.generic]]) -> None:
     expected = reference["count"].reshape(len(QUADRANTS), -1)
     off = np.abs(by_neuron(aggregates, "count") - expected)
     assert off.max() <= 2  # signs within float32's rounding of 0, as above
-    assert (off > 0).any(axis=0).mean() < 0.15
+    assert (off > 0).mean() < 0.1
     assert by_neuron(aggregates, "zero").sum() == 0
 
 
@@ -88,8 +97,9 @@ def test_sums_are_the_float64_references(aggregates: list[Aggregate], reference:
     ours = by_neuron(aggregates, "sum")
     count = by_neuron(aggregates, "count")[:, None]
     order = [names.index(PAPER[activation]) for activation in ("gate", "in", "act", "post")]
-    # Per position, because a token that changes quadrant moves a sum by a value near 0.
-    assert (np.abs(ours - expected[:, order]) / count).max() < 2e-5
+    # Per position, because a token that changes quadrant moves a sum. The forward pass is float32; the paper's own means
+    # are within 8.3e-5 of these (the data's README).
+    assert (np.abs(ours - expected[:, order]) / count).max() < 5e-5
 
 
 @pytest.mark.parametrize("activation", ["gate", "in", "act", "post"])
@@ -118,17 +128,15 @@ def test_largest_values_and_their_texts_are_the_papers(
     np.testing.assert_allclose(value[held], published[held], atol=3.5e-5)
     if activation == "act":
         return  # Swish saturates at -0.2785: thousands of texts tie, so only the values can agree
-    differs = held & (text != indices)
-    assert differs.mean() < 0.2
-    for row in np.flatnonzero(differs.any(axis=1)):
-        places = np.flatnonzero(differs[row])
-        for place in places:
-            # A text that stands elsewhere is one whose value ties, within rounding, with the one that we have there.
-            ours = np.abs(value[row, place])
-            near = np.abs(np.abs(published[row]) - ours) < 2e-5
-            there = indices[row, place] in text[row][np.abs(np.abs(value[row]) - ours) < 2e-5]
-            at_the_end = near[-1]  # the tie may continue beyond the 16th place
-            assert near.sum() > 1 and (there or at_the_end), (row, place, value[row], published[row], text[row], indices[row])
+    for row in range(len(value)):
+        ours = dict(zip(text[row][held[row]].tolist(), np.abs(value[row]).tolist(), strict=False))
+        theirs = dict(zip(indices[row][held[row]].tolist(), np.abs(published[row]).tolist(), strict=False))
+        for shared in ours.keys() & theirs.keys():
+            assert ours[shared] == pytest.approx(theirs[shared], abs=3.5e-5)
+        # A text that only one of us lists ties, within rounding, with the last place: another text took it.
+        last = min(ours.values(), default=0.0)
+        for alone in ours.keys() ^ theirs.keys():
+            assert {**ours, **theirs}[alone] == pytest.approx(last, abs=2e-5), (row, alone)
 
 
 def test_largest_values_are_the_float64_references(
@@ -153,4 +161,4 @@ def test_the_oriented_view_is_the_papers_oriented_table(aggregates: list[Aggrega
     for quadrant in QUADRANTS:
         source = [QUADRANTS.index(oriented_quadrant(quadrant, int(sign))) for sign in signs]
         relabelled = counts[source, np.arange(len(signs))]
-        assert np.abs(relabelled - oriented[f"{quadrant}_freq"].to_numpy().astype(np.float64) * TOKENS).max() < 2.6
+        assert np.abs(relabelled - oriented[f"{quadrant}_freq"].to_numpy().astype(np.float64) * TOKENS).max() < 3.1

@@ -41,7 +41,11 @@ def test_a_small_model_agrees_with_float64(tmp_path: Path, tied: bool) -> None:
             assert row[f"cos_{first}_{second}"] == pytest.approx(expected, abs=1e-6)
         assert row["orientation"] == (-1 if vectors["gate"] @ vectors["in"] < 0 else 1)
         assert row["norm_out"] == pytest.approx(out[neuron].norm().item(), rel=1e-6)
-        for name, scores, largest in (("promoted", promoted, True), ("suppressed", promoted, False), ("gate_positive", read, True)):
+        for name, scores, largest in (
+            ("promoted", promoted, True),
+            ("suppressed", promoted, False),
+            ("gate_positive", read, True),
+        ):
             values, tokens = scores[neuron].topk(10, largest=largest)
             assert [entry["token"] for entry in row[name]] == tokens.tolist()
             np.testing.assert_allclose([entry["score"] for entry in row[name]], values.detach(), rtol=1e-5)

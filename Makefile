@@ -1,0 +1,44 @@
+# Verbs of the project. `make demo` and `make test` need nothing but Python 3.11 or newer and a package registry.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Present once the installation is complete, so that an interrupted one starts again.
+INSTALLED := $(VENV)/installed
+
+# Threads that spin while they wait slow a busy machine down many times over.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test ui serve lint demo-model wheel clean
+
+demo: $(INSTALLED)  ## build the demo study for all its checkpoints
+	$(BIN)/gluscope build --study demo
+
+test: $(INSTALLED)  ## run all tests
+	$(BIN)/python -m pytest
+
+ui: $(INSTALLED)  ## the Dagster UI over the runs and storage of `make demo`
+	$(BIN)/gluscope ui
+
+serve: $(INSTALLED)  ## serve the demo's site on 127.0.0.1
+	$(BIN)/gluscope serve --study demo
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo-model: $(INSTALLED)  ## train the demo's checkpoints again
+	$(BIN)/python -m gluscope_assets.demo.train
+
+wheel: $(INSTALLED)  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## delete what `make demo` built, never the virtual environment
+	rm -rf .gluscope build dist *.egg-info
+
+$(INSTALLED): setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GLUScope needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

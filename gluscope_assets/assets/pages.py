@@ -1,0 +1,172 @@
+"""Pages: one a neuron, the site around them, and the copy of it that the public sees."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from gluscope_assets.assets.model import checkpoint_of
+from gluscope_assets.assets.reporting import attributes, data_version, page_links, size_of
+from gluscope_assets.automation import WHEN_INPUTS_CHANGE
+from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
+from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
+from gluscope_assets.core.options import CorpusOptions
+from gluscope_assets.core.progress import Progress
+from gluscope_assets.core.render import MANIFEST, SiteMap, render_neuron_pages, render_site
+from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
+from gluscope_assets.resources import ProgressDisplay, Storage, StudyFolder
+from gluscope_assets.studies.study import Study
+from gluscope_assets.versions import page_inputs, provenance, recorded_fingerprint, rendered_fingerprints
+
+
+def corpus_label(options: CorpusOptions) -> str:
+    """The corpus in a few words."""
+    return "Python's standard library" if options.path is None else options.path.stem
+
+
+def site_map(study: Study, checkpoints: Sequence[Checkpoint], width: int) -> SiteMap:
+    """The study as the renderer sees it."""
+    return SiteMap(
+        study=study.name,
+        title=study.title,
+        model=study.model.name,
+        corpus=corpus_label(study.corpus),
+        checkpoints=tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints),
+        layers=study.model.layers,
+        width=width,
+        pages=study.site.pages,
+    )
+
+
+def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
+    """A page for each neuron that the study's page selections hold."""
+
+    @dg.asset(
+        **attributes(study, "neuron_pages", "site", {"python", "html"}),
+        partitions_def=layer_partitions(study),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[[study.name, stage] for stage in ("quadrant_aggregates", "neuron_weights", "tokenized_corpus")],
+        automation_condition=WHEN_INPUTS_CHANGE,
+        description="The rendered pages of a layer.",
+    )
+    def neuron_pages(
+        context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
+    ) -> dg.MaterializeResult[None]:
+        folder, fingerprints = storage.of(study), []
+        corpus, corpus_fingerprint = TokenizedCorpus.open(folder.corpus), recorded_fingerprint(folder.corpus)
+        checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
+        for key, layers in by_checkpoint(context.partition_keys).items():
+            checkpoint = checkpoint_of(study, key)
+            decoder = TokenDecoder.from_folder(checkpoint.folder)
+            with progress.show(context, f"{checkpoint.name}: pages", "pages") as show:
+                for place, layer in enumerate(layers):
+                    aggregate, weights = folder.aggregate(key, layer) / "statistics.parquet", folder.weights(key, layer)
+                    inputs = page_inputs(
+                        study,
+                        checkpoint,
+                        corpus_fingerprint,
+                        recorded_fingerprint(weights),
+                        recorded_fingerprint(aggregate),
+                    )
+                    footer = provenance(study, "neuron_pages", inputs, checkpoint)
+                    report = render_neuron_pages(
+                        folder.site, site_map(study, checkpoints, pq.read_metadata(aggregate).num_rows), key, layer,
+                        aggregate.parent, weights, corpus, decoder, str(read_provenance(aggregate)["activation"]),
+                        study.site.view, study.collection.count_special_tokens,
+                        partial(show_layer, show, place, len(layers)),
+                    )  # fmt: skip
+                    with replacing(folder.page_report(key, layer)) as path:
+                        path.write_text(json.dumps({**footer, **asdict(report)}, indent=1))
+                    fingerprints.append(footer["fingerprint"])
+                    metadata = {
+                        "fingerprint": str(footer["fingerprint"]),
+                        "pages": report.pages,
+                        "bytes": report.bytes,
+                        "largest page": report.largest_bytes,
+                        "path": dg.MetadataValue.path(folder.site / key / f"{layer:02d}"),
+                        "links": page_links(report.samples),
+                    }
+                    context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
+        return dg.MaterializeResult(data_version=data_version(fingerprints))
+
+    return neuron_pages
+
+
+def show_layer(show: Progress, place: int, layers: int, done: int, total: int) -> None:
+    """Progress over all layers of a checkpoint from that of the one at `place`."""
+    show(place * total + done, layers * total)
+
+
+def build_site(study: Study) -> dg.AssetsDefinition:
+    """What surrounds the pages of all checkpoints."""
+
+    @dg.asset(
+        **attributes(study, "site", "site", {"python", "html"}),
+        deps=[[study.name, "neuron_pages"]],
+        automation_condition=WHEN_INPUTS_CHANGE,
+        description="The index and what all pages share. Any static server can serve the folder, and so can file://.",
+    )
+    def site(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult[None]:
+        folder = storage.of(study)
+        checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
+        rendered = rendered_fingerprints(study, folder, checkpoints)
+        footer = provenance(study, "site", {"neuron_pages": rendered})
+        report = render_site(folder.site, site_map(study, checkpoints, width_of(folder, rendered)), site_facts(study, folder))
+        return dg.MaterializeResult(
+            data_version=data_version([footer["fingerprint"]]),
+            metadata={
+                "fingerprint": str(footer["fingerprint"]),
+                "pages": report.pages,
+                "bytes": report.bytes,
+                "largest page": report.largest_bytes,
+                "path": dg.MetadataValue.path(folder.site / "index.html"),
+                "links": page_links(report.samples),
+            },
+        )
+
+    return site
+
+
+def width_of(folder: StudyFolder, rendered: dict[str, str]) -> int:
+    """Neurons a layer, as the aggregates of a rendered layer have them."""
+    if not rendered:
+        raise InputError(f"{folder.site} has no neuron page yet; materialize neuron_pages first.")
+    ((key, (layer, *_)), *_) = by_checkpoint(rendered).items()
+    return pq.read_metadata(folder.aggregate(key, layer) / "statistics.parquet").num_rows
+
+
+def site_facts(study: Study, folder: StudyFolder) -> dict[str, str]:
+    """What the index says of the study."""
+    corpus = TokenizedCorpus.open(folder.corpus)
+    facts = {"texts": f"{corpus.n_texts:,}", "tokens": f"{corpus.n_counted:,}"}
+    return {"description": study.description, **facts} if study.description else facts
+
+
+def build_published_site(study: Study) -> dg.AssetsDefinition:
+    """The site in its public place. It has no automation: a person decides."""
+
+    @dg.asset(
+        **attributes(study, "published_site", "site", {"html"}),
+        deps=[[study.name, "site"]],
+        description="A copy of the site in the folder that publish.folder names. Started by a person.",
+    )
+    def published_site(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult[None]:
+        source, target = storage.of(study).site, study.publish.folder
+        if target is None:
+            raise InputError(f"{study.file}: publish.folder is missing; name the folder that receives the site.")
+        if not (source / MANIFEST).is_file():
+            raise InputError(f"{source} holds no site; materialize it first.")
+        if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+            raise InputError(f"{target} holds something other than a site; empty it or set publish.folder to another one.")
+        with replacing_folder(target) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        return dg.MaterializeResult(metadata={"bytes": size_of(target), "path": dg.MetadataValue.path(target / "index.html")})
+
+    return published_site

@@ -1,0 +1,353 @@
+"""The command line: `gluscope build | serve | ui | studies`.
+
+`build` materializes through Dagster in this process, against the instance that `gluscope ui` shows. What is stale is
+decided in `plan.py`; here it is run and told.
+"""
+
+import argparse
+import fcntl
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gluscope_assets.core.errors import InputError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from gluscope_assets.core.checkpoint import Checkpoint
+    from gluscope_assets.plan import LayerRun, Plan
+    from gluscope_assets.resources import StudyFolder
+    from gluscope_assets.studies.study import Study
+
+DAGSTER_YAML = """\
+# Written by GLUScope when it was missing; change what you like.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  pools:
+    granularity: op
+    # One run at a time on the GPU.
+    default_limit: 1
+  runs:
+    max_concurrent_runs: 4
+run_monitoring:
+  enabled: true
+  # A run that was killed must not keep the GPU.
+  free_slots_after_run_end_seconds: 60
+"""
+
+COMMAND_TAG = {"gluscope/command": "build"}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for bad input, 1 for a check that failed."""
+    options = _parser().parse_args(arguments)
+    # Threads that spin while they wait slow a busy machine down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The bars of other libraries would tear ours apart.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, InputError):
+                print(f"gluscope: {cause}", file=sys.stderr)
+                return 2
+            if type(cause).__name__ == "DagsterAssetCheckFailedError":
+                print(f"gluscope: {cause}", file=sys.stderr)
+                return 1
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gluscope", description="What each neuron of a gated MLP does.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: object, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=description, description=description)
+        added.set_defaults(run=run)
+        return added
+
+    build_parser = command("build", build, "Build what is stale of a study, up to its site.")
+    serve_parser = command("serve", serve, "Serve a study's site on 127.0.0.1.")
+    ui_parser = command("ui", ui, "Start the Dagster UI and its daemon over the same runs and storage.")
+    command("studies", studies, "List the studies with their checkpoints, pages and status.")
+    for subparser in (build_parser, serve_parser):
+        subparser.add_argument("--study", default="demo", help="a study's name or its YAML file (default: demo)")
+    build_parser.add_argument("--checkpoint", nargs="+", metavar="NAME", help="names or keys (default: all)")
+    build_parser.add_argument("--layers", metavar="LAYERS", help="such as 0,2-3 (default: all)")
+    serve_parser.add_argument("--port", type=int, help="(default: 8700)")
+    ui_parser.add_argument("--port", type=int, default=3000, help="(default: 3000)")
+    return parser
+
+
+# build
+
+
+def build(options: argparse.Namespace) -> None:
+    """Plan, run the plan, say where the site is."""
+    from gluscope_assets.core.checkpoint import check_checkpoint, resolve_checkpoint
+    from gluscope_assets.core.corpus import source_version
+    from gluscope_assets.plan import Planner
+    from gluscope_assets.resources import StudyFolder, default_home
+
+    study = _study(options.study)
+    layers = _layers(options.layers, study)
+    checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
+    chosen = _chosen(options.checkpoint, checkpoints, study)
+    home = default_home()
+    folder = StudyFolder(home / study.name)
+    source = source_version(study.corpus)
+    with _only_build(home), _instance(home) as instance:
+        plan = Planner(study, folder, instance, source, checkpoints).plan(chosen, layers)
+        if plan.is_empty:
+            print(f"{study.name}: everything is fresh, nothing to do.")
+        else:
+            # Before anything is written, so that a model that does not fit leaves nothing behind.
+            for checkpoint in dict.fromkeys(run.checkpoint for run in plan.layer_runs):
+                check_checkpoint(checkpoint, study.model.layers)
+            _retire_dead_runs(instance)
+            _run_plan(study, plan, instance)
+    _print_site(options.study, folder)
+
+
+def _run_plan(study: "Study", plan: "Plan", instance: "dg.DagsterInstance") -> None:
+    from gluscope_assets.assets.model import checkpoint_event
+    from gluscope_assets.definitions import build_defs
+    from gluscope_assets.jobs import observe_corpus_job
+    from gluscope_assets.partitions import RANGE_END_TAG, RANGE_START_TAG, checkpoint_partitions, partition_key
+    from gluscope_assets.resources import ProgressDisplay
+
+    display = ProgressDisplay(style="bars" if sys.stderr.isatty() else "lines")
+    definitions = build_defs([study], resources={"progress": display})
+    job = definitions.resolve_implicit_global_asset_job_def()
+
+    def materialize(stages: Sequence[str], tags: dict[str, str]) -> None:
+        import dagster as dg
+
+        job.execute_in_process(
+            run_config=QUIET,
+            instance=instance,
+            asset_selection=[dg.AssetKey([study.name, stage]) for stage in stages],
+            tags={**COMMAND_TAG, **tags},
+        )
+
+    if plan.new_checkpoints:
+        keys = [checkpoint.key for checkpoint in plan.new_checkpoints]
+        instance.add_dynamic_partitions(checkpoint_partitions(study).name or "", keys)
+        for checkpoint in plan.new_checkpoints:
+            instance.report_runless_asset_event(checkpoint_event(study, checkpoint))
+    if plan.observe_source:
+        observe = definitions.resolve_job_def(observe_corpus_job(study).name)
+        observe.execute_in_process(run_config=QUIET, instance=instance, tags=COMMAND_TAG)
+    if plan.corpus:
+        print(f"{study.name}: tokenized_corpus")
+        materialize(["tokenized_corpus"], {})
+    for run in plan.layer_runs:
+        print(_described(study, run), flush=True)
+        ends = [partition_key(run.checkpoint.key, layer) for layer in (run.first_layer, run.last_layer)]
+        materialize(run.stages, {RANGE_START_TAG: str(ends[0]), RANGE_END_TAG: str(ends[1])})
+    if plan.site:
+        print(f"{study.name}: site", flush=True)
+        materialize(["site"], {})
+
+
+def _described(study: "Study", run: "LayerRun") -> str:
+    one = run.first_layer == run.last_layer
+    layers = f"layer {run.first_layer}" if one else f"layers {run.first_layer}–{run.last_layer}"
+    return f"{study.name}: {run.checkpoint.name}, {layers}: {', '.join(run.stages)}"
+
+
+def _print_site(study: str, folder: "StudyFolder") -> None:
+    index = folder.site / "index.html"
+    command = "gluscope" if shutil.which("gluscope") else os.path.relpath(Path(sys.executable).with_name("gluscope"))
+    print(f"\nThe site is at {index}")
+    print(f"  open   {index.as_uri()}")
+    print(f"  serve  {command} serve --study {study}")
+
+
+@contextmanager
+def _only_build(home: Path) -> Iterator[None]:
+    """Hold the home folder's lock. Two builds at once would write the same files."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "build.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"Another build is running in {home}; wait for it or set $GLUSCOPE_HOME.") from error
+        yield
+
+
+@contextmanager
+def _instance(home: Path) -> "Iterator[dg.DagsterInstance]":
+    """The persistent Dagster instance of a home folder."""
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(_dagster_home(home))) as instance:
+        yield instance
+
+
+def _dagster_home(home: Path) -> Path:
+    """The folder of the Dagster instance, made if it is missing."""
+    folder = home / "dagster"
+    if not (folder / "dagster.yaml").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+    return folder
+
+
+def _retire_dead_runs(instance: "dg.DagsterInstance") -> None:
+    """End the runs of builds that were killed: the lock is ours, so none of them is alive, but they hold the GPU's slot."""
+    import dagster as dg
+
+    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(tags=COMMAND_TAG, statuses=unfinished)):
+        instance.report_run_failed(run, "The build that started this run was killed.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _study(name: str) -> "Study":
+    from gluscope_assets.studies.study import STUDIES_VARIABLE, find_studies, load_study
+
+    if name.endswith((".yaml", ".yml")):
+        study = load_study(Path(name))
+        # Processes started from here know the study too.
+        os.environ[STUDIES_VARIABLE] = os.pathsep.join(filter(None, [os.environ.get(STUDIES_VARIABLE), str(study.file)]))
+        return study
+    found = find_studies()
+    if name not in found:
+        raise InputError(f"There is no study {name}; there are {', '.join(found)}, or name a YAML file.")
+    return found[name]
+
+
+def _layers(given: str | None, study: "Study") -> list[int]:
+    """The layers that `0,2-3` names."""
+    count = study.model.layers
+    if given is None:
+        return list(range(count))
+    layers: set[int] = set()
+    for part in given.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None:
+            raise InputError(f"--layers {given} is not a list of layers; write it like 0,2-3.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < count:
+            raise InputError(f"--layers {given} names layers that {study.name} does not have; it has 0 to {count - 1}.")
+        layers.update(range(first, last + 1))
+    return sorted(layers)
+
+
+def _chosen(given: list[str] | None, checkpoints: "list[Checkpoint]", study: "Study") -> "list[Checkpoint]":
+    """The checkpoints that names or keys name, in the order of training."""
+    for name in given or ():
+        if not any(name in (checkpoint.name, checkpoint.key) for checkpoint in checkpoints):
+            names = ", ".join(checkpoint.name for checkpoint in checkpoints)
+            raise InputError(f"{study.name} has no checkpoint {name}; it has {names}.")
+    return [checkpoint for checkpoint in checkpoints if given is None or {checkpoint.name, checkpoint.key} & set(given)]
+
+
+# serve, ui, studies
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve the site's folder until interrupted."""
+    from gluscope_assets.assets.reporting import HOST, PORT
+    from gluscope_assets.resources import StudyFolder, default_home
+
+    study = _study(options.study)
+    site = StudyFolder(default_home() / study.name).site
+    if not (site / "index.html").is_file():
+        raise InputError(f"{site} holds no site yet; run gluscope build --study {study.name} first.")
+    handler = functools.partial(_QuietHandler, directory=str(site))
+    port = PORT if options.port is None else options.port
+    try:
+        server = http.server.ThreadingHTTPServer((HOST, port), handler)
+    except OSError as error:
+        raise InputError(f"Port {port} cannot be used ({error.strerror}); choose another with --port.") from error
+    with server:
+        print(f"{study.title}: http://{HOST}:{server.server_port}/ (stop with Ctrl-C)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing: a page asks for a dozen files."""
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Start webserver and daemon, until interrupted."""
+    from gluscope_assets.resources import HOME_VARIABLE, default_home
+
+    home = default_home()
+    environment = {**os.environ, HOME_VARIABLE: str(home), "DAGSTER_HOME": str(_dagster_home(home))}
+    command = ["dagster", "dev", "-m", "gluscope_assets.definitions", "-h", "127.0.0.1", "-p", str(options.port)]
+    print(f"Dagster UI: http://127.0.0.1:{options.port}/ (stop with Ctrl-C)", flush=True)
+    return subprocess.call([sys.executable, "-m", *command], env=environment)
+
+
+def studies(options: argparse.Namespace) -> None:
+    """A table with a row for each checkpoint of each study."""
+    import rich.table
+    from rich.console import Console
+
+    from gluscope_assets.resources import default_home
+    from gluscope_assets.studies.study import find_studies
+
+    table = rich.table.Table("study", "checkpoint", "key", "layers", "pages", "status", box=None, header_style="bold")
+    home = default_home()
+    for study in find_studies().values():
+        try:
+            for row in _status_rows(study, home):
+                table.add_row(*row)
+        except InputError as error:
+            table.add_row(study.name, "", "", str(study.model.layers), "", str(error))
+    Console().print(table)
+
+
+def _status_rows(study: "Study", home: Path) -> Iterator[tuple[str, ...]]:
+    """(study, checkpoint, key, layers, pages, status) of each checkpoint."""
+    from gluscope_assets.core.checkpoint import resolve_checkpoint
+    from gluscope_assets.core.corpus import source_version
+    from gluscope_assets.plan import Planner
+    from gluscope_assets.resources import StudyFolder
+
+    folder = StudyFolder(home / study.name)
+    checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
+    layers = range(study.model.layers)
+    if not folder.root.is_dir():
+        for checkpoint in checkpoints:
+            yield study.name, checkpoint.name, checkpoint.key, str(len(layers)), "0", "not built"
+        return
+    with _instance(home) as instance:
+        planner = Planner(study, folder, instance, source_version(study.corpus), checkpoints)
+        for checkpoint in checkpoints:
+            plan = planner.plan([checkpoint], layers)
+            stale = sorted({stage for run in plan.layer_runs for stage in run.stages})
+            pages = sum(1 for page in (folder.site / checkpoint.key).glob("*/*.html") if page.stem.isdigit())
+            status = f"to do: {', '.join(stale)}" if stale else "fresh"
+            yield study.name, checkpoint.name, checkpoint.key, str(len(layers)), f"{pages:,}", status

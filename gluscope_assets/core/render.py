@@ -1,0 +1,548 @@
+"""Tables to pages: the neuron pages of one layer, and the site around them.
+
+Templates and static files lie in `site/`; this module fills them and decides which pages there are. Packing of examples
+belongs to `page_data`, checks on the result to `links`. Nothing is computed from activations here beyond what a page
+shows of its tables.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+import gluscope_assets
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_files, read_provenance, replacing, require_file
+from gluscope_assets.core.options import PageSelection
+from gluscope_assets.core.page_data import ExampleColumn, PackedExamples, Texts, Vocabulary, pack_examples
+from gluscope_assets.core.progress import Progress, no_progress
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.tokens import TokenDecoder, visible
+
+MANIFEST = "neurons.js"
+"""The script at the site's root that tells every page which pages there are."""
+MANIFEST_PREFIX = "window.gluscopeNeurons = "
+
+NEURONS_AT_ONCE = 32
+"""Neurons whose examples are in memory together."""
+STATIC_EXAMPLES = 3
+"""Examples of each quadrant that are readable without JavaScript."""
+TABLE_NEURONS = 2048
+"""A layer with more pages lists them as plain links, without a row of figures each."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """σ as pages name and compute it."""
+
+    label: str
+    """As people call it."""
+    glu: str
+    """What a gated MLP with it is called."""
+    formula: str
+    """The name under which `neuron.js` computes it."""
+
+
+ACTIVATION_FUNCTIONS = {
+    "silu": Activation("Swish", "SwiGLU", "silu"),
+    "swish": Activation("Swish", "SwiGLU", "silu"),
+    "gelu": Activation("GELU", "GeGLU", "gelu"),
+    "gelu_new": Activation("GELU (tanh)", "GeGLU", "gelu_tanh"),
+    "gelu_pytorch_tanh": Activation("GELU (tanh)", "GeGLU", "gelu_tanh"),
+    "relu": Activation("ReLU", "ReGLU", "relu"),
+}
+"""By the name in a transformers config."""
+
+
+def activation_function(name: str) -> Activation:
+    """The activation of that name in a transformers config. InputError if pages cannot compute it."""
+    try:
+        return ACTIVATION_FUNCTIONS[name]
+    except KeyError:
+        raise InputError(
+            f"Pages cannot show the activation {name}; they know {', '.join(sorted(ACTIVATION_FUNCTIONS))}."
+        ) from None
+
+
+@dataclass(frozen=True)
+class SiteMap:
+    """Which pages a study's site has. Pages exist for the selected neurons of the layers that are rendered."""
+
+    study: str
+    """The study's name, a slug."""
+    title: str
+    """The study as its pages' heading line says it."""
+    model: str
+    corpus: str
+    """The corpus in a few words."""
+    checkpoints: tuple[tuple[str, str], ...]
+    """(key, name) in the order of training."""
+    layers: int
+    width: int
+    """Neurons a layer."""
+    pages: tuple[PageSelection, ...]
+
+    def neurons(self, checkpoint_key: str) -> list[int]:
+        """The neurons of each layer of a checkpoint that get pages, ascending. InputError if the checkpoint is unknown."""
+        keys = [key for key, _ in self.checkpoints]
+        if checkpoint_key not in keys:
+            raise InputError(f"The study {self.study} has no checkpoint {checkpoint_key}; it has {', '.join(keys)}.")
+        name = dict(self.checkpoints)[checkpoint_key]
+        most = 0
+        for selection in self.pages:
+            if selection.checkpoints == "all":
+                chosen = True
+            elif selection.checkpoints == "last":
+                chosen = checkpoint_key == keys[-1]
+            else:
+                chosen = name in selection.checkpoints
+            if chosen:
+                most = max(most, self.width if selection.neurons == "all" else min(selection.neurons, self.width))
+        return list(range(most))
+
+    def name_of(self, checkpoint_key: str) -> str:
+        """The name of the checkpoint with that key."""
+        return dict(self.checkpoints)[checkpoint_key]
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What was written."""
+
+    pages: int
+    bytes: int
+    largest_bytes: int
+    samples: tuple[str, ...]
+    """Up to three pages, relative to the site."""
+
+
+@dataclass(frozen=True)
+class QuadrantView:
+    """One quadrant of one neuron as its page shows it."""
+
+    name: str
+    count: int
+    share: float
+    rows: list[tuple[str, list[str]]]
+    """(activation, [min, mean, std, max]) as text."""
+    in_all: int = 0
+    examples: list["StaticExample"] = field(default_factory=list)
+
+    @property
+    def gate(self) -> str:
+        return self.name[4]
+
+    @property
+    def in_(self) -> str:
+        return self.name[-1]
+
+
+@dataclass(frozen=True)
+class StaticExample:
+    """One line of text with its peak, for readers without JavaScript."""
+
+    value: str
+    left: str
+    peak: str
+    right: str
+    near_left: str
+    """The end of `left`, for a narrow place."""
+    near_right: str
+    document: str
+    text: int
+    position: int
+
+
+def template_folder() -> Path:
+    """The folder with `templates/` and `static/`: inside an installed package, else at the top of a checkout."""
+    package = Path(gluscope_assets.__file__).parent
+    for folder in (package / "_site", package.parent / "site"):
+        if (folder / "templates").is_dir():
+            return folder
+    raise InputError(f"The page templates are missing from {package}; install the package again.")
+
+
+def template_version() -> str:
+    """SHA-256 in hex over all that shapes a page: templates, static files and the code that fills them."""
+    folder = template_folder()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    code = [Path(__file__).with_name(name) for name in ("page_data.py", "render.py", "tokens.py")]
+    names = hashlib.sha256("\n".join(str(path.relative_to(folder)) for path in files).encode()).hexdigest()
+    return hashlib.sha256((names + hash_files(*files, *code)).encode()).hexdigest()
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_folder() / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": format_count,
+        "share": format_share,
+        "number": format_number,
+        "json": safe_json,
+        "quadrant": quadrant_label,
+        "sign": signed,
+    }
+    return environment
+
+
+def safe_json(value: object) -> Markup:
+    """JSON that cannot end the script element or attribute that it stands in."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'"}))
+
+
+def format_count(count: int) -> str:
+    """A count with narrow spaces between thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def format_share(share: float) -> str:
+    """A frequency in percent. What is not 0 or 1 never reads as 0 % or 100 %."""
+    if share == 0 or share == 1:
+        return f"{share:.0%}"
+    percent = 100 * share
+    if percent < 0.01:
+        return "<0.01%"
+    if percent > 99.99:
+        return ">99.99%"
+    return f"{percent:.2f}%" if percent < 10 else f"{percent:.1f}%"
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits with a true minus sign; a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    text = f"{value:.{digits - 1}e}" if size < -4 or size >= 7 else f"{value:.{max(digits - 1 - size, 0)}f}"
+    return text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """`format_number` with a plus sign where it applies."""
+    return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
+
+
+def quadrant_label(name: str) -> str:
+    """`gate+_in-` as text: `gate+ in−`."""
+    return name.replace("_", "\u2002").replace("-", "−")
+
+
+def render_neuron_pages(
+    site: Path,
+    site_map: SiteMap,
+    checkpoint_key: str,
+    layer: int,
+    aggregate: Path,
+    weights: Path,
+    corpus: Texts,
+    decoder: TokenDecoder,
+    activation: str,
+    view: str = "oriented",
+    count_special_tokens: bool = False,
+    progress: Progress = no_progress,
+) -> RenderReport:
+    """Write the pages of one layer of one checkpoint into `site/<checkpoint key>/<layer>/`.
+
+    `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights,
+    `activation` the config's name of σ. Pages of neurons that are no longer selected are deleted. Progress counts pages.
+    """
+    function = activation_function(activation)
+    neurons = site_map.neurons(checkpoint_key)
+    folder = site / checkpoint_key / f"{layer:02d}"
+    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | {"index.html"})
+    if not neurons:
+        return RenderReport(0, 0, 0, ())
+    statistics = _rows_by_neuron(aggregate / "statistics.parquet")
+    weight_rows = _rows_by_neuron(weights)
+    provenance = _shown_provenance(read_provenance(aggregate / "statistics.parquet"))
+    vocabulary = Vocabulary(decoder)
+    template = _environment().get_template("neuron.html")
+    shared = {
+        "root": "../../",
+        "map": site_map,
+        "key": checkpoint_key,
+        "checkpoint": site_map.name_of(checkpoint_key),
+        "layer": layer,
+        "function": function,
+        "view": view,
+        "provenance": provenance,
+        "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
+    }
+    selected = set(neurons)
+    written = total = largest = 0
+    summaries = []
+    for neuron, lists, row in _examples(aggregate / "examples.parquet", selected):
+        orientation = int(weight_rows[neuron]["orientation"])
+        sign = orientation if view == "oriented" else 1
+        quadrant_of = {name: oriented_quadrant(name, sign) for name in QUADRANTS}
+        packed = pack_examples(
+            [(ranked, lists[column(quadrant_of[quadrant], ranked)]) for quadrant, ranked in LISTS],
+            row,
+            sign,
+            corpus,
+            vocabulary,
+        )
+        counts, quadrants, scale = _statistics(statistics[neuron], quadrant_of, sign)
+        quadrants = [
+            QuadrantView(
+                quadrant.name,
+                quadrant.count,
+                quadrant.share,
+                quadrant.rows,
+                examples=_static_examples(packed, quadrant.name, corpus),
+            )
+            for quadrant in quadrants
+        ]
+        place = neurons.index(neuron) if neurons[neuron : neuron + 1] != [neuron] else neuron
+        data = {
+            "layer": layer,
+            "neuron": neuron,
+            "function": function.formula,
+            "special": shared["special"],
+            "scale": scale,
+            "lists": packed.lists,
+            "counts": counts,
+            "sizes": packed.sizes,
+            "packed": base64.b64encode(packed.packed).decode("ascii"),
+        }
+        text = template.render(
+            **shared,
+            neuron=neuron,
+            previous=neurons[place - 1] if place else None,
+            next=neurons[place + 1] if place + 1 < len(neurons) else None,
+            orientation=orientation,
+            sign=sign,
+            positions=statistics[neuron]["positions"],
+            zero=statistics[neuron]["zero"],
+            quadrants=quadrants,
+            weights=_weights(weight_rows[neuron], sign, vocabulary),
+            data=data,
+        )
+        size = _write(folder / f"{neuron}.html", text)
+        written, total, largest = written + 1, total + size, max(largest, size)
+        summaries.append((neuron, [quadrant.share for quadrant in quadrants], weight_rows[neuron]["class"], _best(quadrants)))
+        progress(written, len(neurons))
+    if written != len(neurons):
+        raise InputError(
+            f"{aggregate / 'examples.parquet'} holds {written} of the {len(neurons)} neurons that get pages; "
+            "materialize quadrant_aggregates again."
+        )
+    summaries.sort()
+    text = _environment().get_template("layer.html").render(**shared, neurons=summaries, table=len(summaries) <= TABLE_NEURONS)
+    total += _write(folder / "index.html", text)
+    samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, len(neurons) - 1))
+    return RenderReport(written, total, largest, tuple(f"{checkpoint_key}/{layer:02d}/{neuron}.html" for neuron in samples))
+
+
+def render_site(site: Path, site_map: SiteMap, facts: Mapping[str, str] | None = None) -> RenderReport:
+    """Write what surrounds the neuron pages: index, explanation, manifest, static files.
+
+    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. `facts`
+    are named values that the index shows. The report counts the pages and bytes of the whole site.
+    """
+    site.mkdir(parents=True, exist_ok=True)
+    _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints})
+    entries = []
+    for key, name in site_map.checkpoints:
+        neurons = site_map.neurons(key)
+        layers = [layer for layer in range(site_map.layers) if (site / key / f"{layer:02d}" / "index.html").is_file()]
+        if neurons and layers:
+            entries.append({"key": key, "name": name, "layers": layers, "neurons": _spans(neurons)})
+    shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}}
+    _write_static(site / "static")
+    _write(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}))
+    for name in ("index.html", "about.html"):
+        _write(site / name, _environment().get_template(name).render(**shared))
+    pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]
+    sizes = [path.stat().st_size for path in site.rglob("*") if path.is_file()]
+    return RenderReport(
+        len(pages), sum(sizes), max((path.stat().st_size for path in pages), default=0), ("index.html", "about.html")
+    )
+
+
+def manifest_text(manifest: dict[str, object]) -> str:
+    """The manifest as a classic script, which pages can read from file:// too."""
+    return f"{MANIFEST_PREFIX}{safe_json(manifest)};\n"
+
+
+def read_manifest(site: Path) -> dict[str, Any]:
+    """The manifest of a built site. InputError if there is none."""
+    text = require_file(site / MANIFEST).read_text(encoding="utf-8")
+    manifest: dict[str, Any] = json.loads(text.removeprefix(MANIFEST_PREFIX).rstrip(";\n"))
+    return manifest
+
+
+def _rows_by_neuron(path: Path) -> dict[int, dict[str, Any]]:
+    return {row["neuron"]: row for row in pq.read_table(require_file(path)).to_pylist()}
+
+
+def _examples(path: Path, selected: set[int]) -> Iterator[tuple[int, dict[str, ExampleColumn], int]]:
+    """(neuron, its batch's lists, its row in the batch) for each selected neuron, with one batch in memory."""
+    names = ["neuron", *(column(quadrant, ranked) for quadrant, ranked in LISTS)]
+    with pq.ParquetFile(require_file(path)) as file:
+        for batch in file.iter_batches(batch_size=NEURONS_AT_ONCE, columns=names):
+            rows = [(row, neuron) for row, neuron in enumerate(batch["neuron"].to_pylist()) if neuron in selected]
+            if rows:
+                lists = {name: ExampleColumn.from_arrow(batch[name]) for name in names[1:]}
+                for row, neuron in rows:
+                    yield neuron, lists, row
+
+
+def _statistics(
+    row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int
+) -> tuple[list[int], list[QuadrantView], dict[str, float]]:
+    """Counts, the quadrants' tables, and the largest |value| of each activation, for one neuron in the page's view."""
+    scale = dict.fromkeys(ACTIVATIONS, 0.0)
+    quadrants = []
+    for name, raw in quadrant_of.items():
+        count = row[f"{raw}_count"]
+        rows = []
+        for activation in ACTIVATIONS:
+            prefix = column(raw, activation)
+            low, high, total = row[f"{prefix}_min"], row[f"{prefix}_max"], row[f"{prefix}_sum"]
+            if not count:
+                rows.append((activation, ["–"] * 4))
+                continue
+            mean = total / count
+            deviation = math.sqrt(max(row[f"{prefix}_sum_of_squares"] / count - mean * mean, 0.0))
+            if sign < 0 and activation in ("in", "post"):
+                low, mean, high = -high, -mean, -low
+            scale[activation] = max(scale[activation], abs(low), abs(high))
+            rows.append((activation, [format_number(value) for value in (low, mean, deviation, high)]))
+        quadrants.append(QuadrantView(name, count, count / row["positions"] if row["positions"] else 0.0, rows))
+    return [quadrant.count for quadrant in quadrants], quadrants, scale
+
+
+def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> list[StaticExample]:
+    """The first examples of a quadrant by |post|."""
+    place = LISTS.index((quadrant, "post"))
+    head = sum(packed.lists[:place])
+    out = []
+    for example in range(head, head + min(packed.lists[place], STATIC_EXAMPLES)):
+        first, peak, end = int(packed.first[example]), int(packed.peak[example]), int(packed.end[example])
+        shown = [packed.pieces[piece].replace("\n", "") for piece in packed.piece[first:end]]
+        left, right = shown[: peak - first], shown[peak - first + 1 :]
+        out.append(
+            StaticExample(
+                value=signed(float(packed.value[example])),
+                left="".join(left),
+                peak=shown[peak - first],
+                right="".join(right),
+                near_left="".join(left[-12:]),
+                near_right="".join(right[:8]),
+                document=visible(texts.document_of(int(packed.text[example]))),
+                text=int(packed.text[example]),
+                position=int(packed.position[example]),
+            )
+        )
+    return out
+
+
+def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:
+    """The example with the largest |post| of all quadrants."""
+    found = [quadrant.examples[0] for quadrant in quadrants if quadrant.examples]
+    return max(found, key=lambda example: abs(float(example.value.replace("−", "-"))), default=None)
+
+
+def _weights(row: Mapping[str, Any], sign: int, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The weights' view of one neuron in the page's view: w_in and w_out multiplied by `sign`."""
+
+    def chips(name: str, factor: int = 1) -> list[tuple[str, str]]:
+        return [
+            (
+                vocabulary[entry["token"]].replace("\n", ""),
+                f"token {entry['token']}, {signed(factor * entry['score'], 3)}",
+            )
+            for entry in row[name] or ()
+        ]
+
+    swapped = sign < 0
+    return {
+        "class": row["class"],
+        "atypical": row["atypical"],
+        "cosines": [
+            ("gate", "in", sign * row["cos_gate_in"]),
+            ("gate", "out", sign * row["cos_gate_out"]),
+            ("in", "out", row["cos_in_out"]),
+        ],
+        "promoted": chips("suppressed" if swapped else "promoted", sign),
+        "suppressed": chips("promoted" if swapped else "suppressed", sign),
+        "gate_positive": chips("gate_positive"),
+        "gate_negative": chips("gate_negative"),
+        "in_positive": chips("in_negative" if swapped else "in_positive", sign),
+        "in_negative": chips("in_positive" if swapped else "in_negative", sign),
+    }
+
+
+def _shown_provenance(provenance: Mapping[str, object]) -> list[tuple[str, str, str]]:
+    """(name, short value, full value) of what fits on a page."""
+    shown = []
+    for name, value in sorted(provenance.items()):
+        if isinstance(value, str | int | float):
+            full = str(value)
+            is_hash = len(full) >= 32 and all(digit in "0123456789abcdef" for digit in full)
+            shown.append((name.replace("_", " "), full[:12] if is_hash else full[:60], full))
+    return shown
+
+
+def _spans(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending `numbers` as [first, end) spans."""
+    array = np.asarray(numbers)
+    heads = np.flatnonzero(np.diff(array, prepend=array[0] - 2) > 1)
+    tails = np.concatenate([heads[1:], [len(array)]]) - 1
+    return [[int(array[head]), int(array[tail]) + 1] for head, tail in zip(heads, tails, strict=True)]
+
+
+def _write(path: Path, text: str) -> int:
+    """Write `text` as UTF-8 and return its size. A page whose bytes are there already is left alone."""
+    content = text.encode("utf-8", "replace")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return len(content)
+
+
+def _write_static(folder: Path) -> None:
+    source = template_folder() / "static"
+    files = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+    for path in files:
+        with replacing(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in {file.name for file in files}:
+            path.unlink()
+
+
+def _remove_other_pages(folder: Path, names: set[str]) -> None:
+    if folder.is_dir():
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".html") and entry.name not in names:
+                os.unlink(entry.path)
+
+
+def _remove_other_checkpoints(site: Path, keys: set[str]) -> None:
+    for folder in site.iterdir():
+        # Only what render_neuron_pages makes: a folder of two-digit layers.
+        if folder.is_dir() and folder.name not in keys | {"static"}:
+            layers = list(folder.iterdir())
+            if layers and all(layer.is_dir() and layer.name.isdigit() for layer in layers):
+                shutil.rmtree(folder)

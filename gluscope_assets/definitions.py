@@ -1,0 +1,64 @@
+"""Everything Dagster sees: `build_defs` puts studies together, `defs` is what a code server loads.
+
+Nothing else happens at import, and neither torch nor transformers is imported.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from gluscope_assets.assets.activations import build_activation_shards, build_quadrant_aggregates
+from gluscope_assets.assets.corpus import build_corpus_source, build_tokenized_corpus
+from gluscope_assets.assets.model import build_model_checkpoint, build_neuron_weights
+from gluscope_assets.assets.pages import build_neuron_pages, build_published_site, build_site
+from gluscope_assets.automation import automation_sensors
+from gluscope_assets.checks import build_checks
+from gluscope_assets.jobs import publish_job
+from gluscope_assets.resources import Device, ProgressDisplay, Storage, default_home
+from gluscope_assets.sensors import corpus_schedule, new_checkpoints_sensor
+from gluscope_assets.studies.study import Study, find_studies
+
+ASSETS = (
+    build_corpus_source,
+    build_tokenized_corpus,
+    build_model_checkpoint,
+    build_neuron_weights,
+    build_activation_shards,
+    build_quadrant_aggregates,
+    build_neuron_pages,
+    build_site,
+    build_published_site,
+)
+"""In the order of the graph."""
+
+# A forked process must not inherit torch's threads.
+EXECUTOR = dg.multiprocess_executor.configured({"start_method": {"spawn": {}}})
+
+
+def build_defs(studies: Iterable[Study], resources: Mapping[str, object] | None = None) -> dg.Definitions:
+    """Fresh definitions of `studies`; `resources` take the place of the default ones of the same name."""
+    studies = list(studies)
+    with warnings.catch_warnings():
+        # Backfill policies and observable sources are beta in Dagster 1.13; its version is pinned.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.Definitions(
+            assets=[build(study) for study in studies for build in ASSETS],
+            asset_checks=[check for study in studies for check in build_checks(study)],
+            jobs=[publish_job(study) for study in studies],
+            sensors=[
+                *(new_checkpoints_sensor(study) for study in studies),
+                *automation_sensors([study.name for study in studies]),
+            ],
+            schedules=[corpus_schedule(study) for study in studies],
+            executor=EXECUTOR,
+            resources={
+                "storage": Storage(home=str(default_home())),
+                "device": Device(),
+                "progress": ProgressDisplay(),
+                **(resources or {}),
+            },
+        )
+
+
+defs = build_defs(find_studies().values())

@@ -1,0 +1,144 @@
+"""Resources: where results are stored, which device computes, how progress is shown.
+
+Paths are made here and nowhere else. Nothing is computed or read here.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+import rich.progress
+from rich.console import Console
+from rich.text import Text
+
+from gluscope_assets.core.progress import Progress
+from gluscope_assets.studies.study import Study
+
+HOME_VARIABLE = "GLUSCOPE_HOME"
+"""The environment variable that says where everything is stored."""
+
+
+def default_home() -> Path:
+    """$GLUSCOPE_HOME, or `.gluscope` in the working folder."""
+    return Path(os.environ.get(HOME_VARIABLE) or ".gluscope").resolve()
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The files of one study."""
+
+    root: Path
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus" / "texts.parquet"
+
+    @property
+    def site(self) -> Path:
+        return self.root / "site"
+
+    def weights(self, checkpoint_key: str, layer: int) -> Path:
+        """A file."""
+        return self.root / "weights" / checkpoint_key / f"layer-{layer:02d}.parquet"
+
+    def shards(self, checkpoint_key: str, layer: int) -> Path:
+        """A folder with one folder a corpus shard."""
+        return self.root / "shards" / checkpoint_key / f"layer-{layer:02d}"
+
+    def aggregate(self, checkpoint_key: str, layer: int) -> Path:
+        """A folder with statistics, examples, sample and positions."""
+        return self.root / "aggregates" / checkpoint_key / f"layer-{layer:02d}"
+
+    def page_report(self, checkpoint_key: str, layer: int) -> Path:
+        """A file that says what the pages of a layer were made from; the pages themselves lie in the site."""
+        return self.root / "pages" / checkpoint_key / f"layer-{layer:02d}.json"
+
+
+class Storage(dg.ConfigurableResource["Storage"]):
+    """The home folder."""
+
+    home: str
+
+    def of(self, study: Study) -> StudyFolder:
+        """The folder of one study."""
+        return StudyFolder(Path(self.home) / study.name)
+
+
+class Device(dg.ConfigurableResource["Device"]):
+    """What the model runs on: `auto` takes a GPU if there is one."""
+
+    name: str = "auto"
+
+    def resolve(self) -> str:
+        """The name that torch knows."""
+        from gluscope_assets.core.checkpoint import default_device
+
+        return default_device() if self.name == "auto" else self.name
+
+
+class ProgressDisplay(dg.ConfigurableResource["ProgressDisplay"]):
+    """How a long stage shows that it moves: bars in a terminal, lines elsewhere, or lines in the run's own log."""
+
+    style: Literal["bars", "lines", "log"] = "log"
+
+    @contextmanager
+    def show(self, context: dg.AssetExecutionContext, label: str, unit: str) -> Iterator[Progress]:
+        """Yield a function to call with (done, total), in `unit`."""
+        if self.style == "bars":
+            with progress_bars(Console(stderr=True)) as bars:
+                task = bars.add_task(label, total=None, unit=unit)
+                yield lambda done, total: bars.update(task, completed=done, total=total)
+        elif self.style == "lines":
+            yield ProgressLines(label, unit, lambda line: print(line, file=sys.stderr, flush=True), interval=5.0)
+        else:
+            # Every line is an event of the run, and an event log with many events is slow to open.
+            yield ProgressLines(label, unit, context.log.info, interval=30.0)
+
+
+class ProgressLines:
+    """Progress as lines of text: one every `interval` seconds, and one at the end."""
+
+    def __init__(self, label: str, unit: str, write: Callable[[str], None], interval: float) -> None:
+        self.label, self.unit, self.write, self.interval = label, unit, write, interval
+        self.started = self.written = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.written < self.interval and done < total:
+            return
+        self.written = now
+        rate = done / max(now - self.started, 1e-3)
+        end = f"{_clock(now - self.started)} in all" if done >= total else f"{_clock((total - done) / max(rate, 1e-9))} left"
+        self.write(f"{self.label}: {done:,} of {total:,} {self.unit}, {rate:,.0f} {self.unit}/s, {end}")
+
+
+def progress_bars(console: Console) -> rich.progress.Progress:
+    """Bars with the work done, its rate and the time left."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=30),
+        _WorkColumn(),
+        rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    )
+
+
+class _WorkColumn(rich.progress.ProgressColumn):
+    """`1,200 of 9,000 tokens, 350 tokens/s`."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        if task.total is None:
+            return Text("starting")
+        unit = task.fields["unit"]
+        rate = f", {task.completed / task.elapsed:,.0f} {unit}/s" if task.elapsed else ""
+        return Text(f"{int(task.completed):,} of {int(task.total):,} {unit}{rate}")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,105 @@
+"""When two results of a stage are the same: code versions, fingerprints, provenance.
+
+A stage's code version is a number raised by hand whenever its code changes what it writes, together with a hash of exactly
+the options that it depends on. A fingerprint adds the fingerprints of what the stage read: two results with one fingerprint
+hold the same content. Dagster shows it as the data version. It is also kept for each partition and in each file's footer,
+because a run over several partitions has one data version only. What to run because of it is decided in `plan.py`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from gluscope_assets.core import render
+from gluscope_assets.core.checkpoint import Checkpoint
+from gluscope_assets.core.files import hash_of, read_provenance
+from gluscope_assets.partitions import partition_key
+from gluscope_assets.resources import StudyFolder
+from gluscope_assets.studies.study import Study
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+Parts = Callable[[Study], tuple[object, ...]]
+
+STAGES: Mapping[str, tuple[str, Parts]] = {
+    # Where the corpus lies does not matter: the version of its content is an input of this stage.
+    "tokenized_corpus": ("1", lambda study: (study.corpus.model_dump(exclude={"path"}),)),
+    "neuron_weights": ("1", lambda study: ()),
+    "activation_shards": ("1", lambda study: (study.model.dtype, study.collection.model_dump())),
+    "quadrant_aggregates": ("1", lambda study: ()),
+    "neuron_pages": ("1", lambda study: (render.template_version(), study.title, study.model.name, study.site.view)),
+    "site": (
+        "1",
+        lambda study: (render.template_version(), study.title, study.description, study.model.name, study.site.view),
+    ),
+    "published_site": ("1", lambda study: ()),
+}
+"""Of each stage: the number raised by hand, and what it depends on beside its inputs."""
+
+
+def code_version(study: Study, stage: str) -> str:
+    """The code version of a stage, such as `1.3f9c2a70b1d4`."""
+    number, parts = STAGES[stage]
+    return f"{number}.{hash_of(*parts(study))[:12]}"
+
+
+def fingerprint(study: Study, stage: str, inputs: Mapping[str, object]) -> str:
+    """The fingerprint of a stage's result, given the fingerprints of what it reads by name."""
+    return hash_of(code_version(study, stage), inputs)[:32]
+
+
+def provenance(
+    study: Study, stage: str, inputs: Mapping[str, object], checkpoint: Checkpoint | None = None
+) -> dict[str, object]:
+    """What a stage writes into the footer of its files; `inputs` are the fingerprints of what it reads by name."""
+    origin = {} if checkpoint is None else {"checkpoint": checkpoint.key, "weights_hash": checkpoint.weights_hash}
+    return {
+        "study": study.name,
+        "model": study.model.name,
+        **origin,
+        "stage": stage,
+        "code_version": code_version(study, stage),
+        "inputs": dict(inputs),
+        "fingerprint": fingerprint(study, stage, inputs),
+    }
+
+
+def recorded_fingerprint(path: Path) -> str:
+    """The fingerprint in the footer of a file."""
+    return str(read_provenance(path)["fingerprint"])
+
+
+def page_inputs(study: Study, checkpoint: Checkpoint, corpus: str, weights: str, aggregate: str) -> dict[str, object]:
+    """What the pages of one layer are made from, by name."""
+    return {
+        "tokenized_corpus": corpus,
+        "neuron_weights": weights,
+        "quadrant_aggregates": aggregate,
+        "checkpoint": checkpoint.name,
+        # Not the whole selection: another checkpoint must not make these pages stale.
+        "neurons": selected_neurons(study, checkpoint.name),
+    }
+
+
+def selected_neurons(study: Study, checkpoint_name: str) -> int | str:
+    """How many neurons of each layer of a checkpoint get pages, or `all`."""
+    last = study.model.checkpoints[-1].name
+    most = 0
+    for selection in study.site.pages:
+        chosen = {"all": (checkpoint_name,), "last": (last,)}.get(str(selection.checkpoints), selection.checkpoints)
+        if checkpoint_name in chosen:
+            if selection.neurons == "all":
+                return "all"
+            most = max(most, selection.neurons)
+    return most
+
+
+def rendered_fingerprints(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> dict[str, str]:
+    """The fingerprints of the pages that lie in the site, by partition key: what the site is made from."""
+    found = {}
+    for checkpoint in checkpoints:
+        for layer in range(study.model.layers):
+            report = folder.page_report(checkpoint.key, layer)
+            if report.is_file():
+                found[str(partition_key(checkpoint.key, layer))] = str(json.loads(report.read_text())["fingerprint"])
+    return found

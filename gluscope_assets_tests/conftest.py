@@ -1,0 +1,108 @@
+"""Fixtures: the tiny study's input, the study built once, and a private copy of it to change."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+# As the command line sets them, before torch is imported by a test.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from gluscope_assets import cli
+from gluscope_assets.resources import HOME_VARIABLE, StudyFolder
+from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
+
+
+@dataclass
+class Workplace:
+    """A study file and a home folder, with the command line between them."""
+
+    file: Path
+    home: Path
+
+    @property
+    def study(self) -> Study:
+        return load_study(self.file)
+
+    @property
+    def folder(self) -> StudyFolder:
+        return StudyFolder(self.home / self.study.name)
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.home / "dagster"))
+
+    def build(self, *arguments: str) -> int:
+        """Run `gluscope build` in this process; its exit code."""
+        return cli.main(["build", "--study", str(self.file), *arguments])
+
+    def runs(self) -> set[str]:
+        """The ids of all runs so far."""
+        with self.instance as instance:
+            return {run.run_id for run in instance.get_runs()}
+
+    def materialized(self, runs: set[str] | None = None) -> dict[str, set[str | None]]:
+        """The partitions of each asset that were materialized, in all runs but those in `runs`."""
+        found: dict[str, set[str | None]] = {}
+        with self.instance as instance:
+            for key in instance.get_asset_keys():
+                for record in instance.fetch_materializations(key, limit=10_000).records:
+                    if record.run_id and record.run_id not in (runs or set()):
+                        found.setdefault(key.path[-1], set()).add(record.partition_key)
+        return {asset: partitions for asset, partitions in found.items() if asset != "model_checkpoint"}
+
+    def files(self) -> list[str]:
+        """Everything stored outside the Dagster instance."""
+        paths = (path.relative_to(self.home) for path in self.home.rglob("*") if path.is_file())
+        return sorted(str(path) for path in paths if path.parts[0] != "dagster" and path.name != "build.lock")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three random checkpoints."""
+    from gluscope_assets_tests.tiny import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(("first", "second", "third")):
+        write_checkpoint(folder / name, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_tiny(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: Path) -> Workplace:
+    """The tiny study, built. Shared: tests must not change it."""
+    from gluscope_assets_tests.tiny import write_tiny
+
+    folder = tmp_path_factory.mktemp("built")
+    workplace = Workplace(write_tiny(folder, tiny_checkpoints), folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(workplace.home))
+        patch.delenv(STUDIES_VARIABLE, raising=False)
+        assert workplace.build() == 0
+    return workplace
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, built_tiny: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A private copy of the built study, whose home is $GLUSCOPE_HOME."""
+    shutil.copytree(built_tiny.file.parent, tmp_path / "tiny")
+    workplace = Workplace(tmp_path / "tiny" / "tiny.yaml", tmp_path / "tiny" / "home")
+    monkeypatch.setenv(HOME_VARIABLE, str(workplace.home))
+    monkeypatch.setenv(STUDIES_VARIABLE, "")
+    return workplace
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, tiny_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """The tiny study with nothing built yet."""
+    from gluscope_assets_tests.tiny import write_tiny
+
+    folder = tmp_path / "fresh"
+    workplace = Workplace(write_tiny(folder, tiny_checkpoints), folder / "home")
+    monkeypatch.setenv(HOME_VARIABLE, str(workplace.home))
+    monkeypatch.setenv(STUDIES_VARIABLE, "")
+    return workplace

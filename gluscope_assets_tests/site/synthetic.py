@@ -1,0 +1,263 @@
+"""A made-up study in the tables' schema: hostile texts, split characters, empty quadrants, exact zeros, flipped neurons.
+
+Its statistics and lists follow from random activations by plain loops, so tests can compare pages with `Study.gate`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from gluscope_assets.core.files import write_parquet
+from gluscope_assets.core.options import PageSelection
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.render import RenderReport, SiteMap, render_neuron_pages, render_site
+from gluscope_assets.core.tokens import TokenDecoder
+
+BEGIN = "<|begin|>"
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+TEXTS = (
+    "def __init__(self, name):\n\tself.name = name\n    return None\n",
+    f'A text that wants out: {HOSTILE} and <!--<script> and ]]> and \' onload="x" `${{y}}` &amp; &#60;b&#62; done.',
+    "Emoji that tokens split: 😀 👩‍👩‍👧 🇩🇪 and 日本語の文 and naïve café, all whole.",
+    "Right to left \u202eoverride\u202c, isolate \u2067x\u2069, Arabic سلام and Hebrew שלום.",
+    "Zero\u200bwidth, \x00 nul, \x1b escape, \x7f delete, \u2028 line separator, \ufeff mark, é combined.",
+    "The quick brown fox jumps over the lazy dog while the small cat sleeps in the warm sun. " * 3,
+    "Once upon a time there was a little girl who liked to play with her red ball in the park. " * 4,
+    "x" * 400,
+    "a",
+)
+DOCUMENTS = (
+    "tales/one.txt",
+    f"{HOSTILE}.txt",
+    "emoji.md",
+    "‮right.txt",
+    "a/very/long/path/to/some/module/in/a/package/file.py",
+)
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """Byte-level BPE without a token for most multi-byte characters, so that they are split."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=[BEGIN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text for text in TEXTS if text.isascii()], trainer)
+    return tokenizer
+
+
+@dataclass
+class Corpus:
+    """Texts in memory, with the attributes that pages use."""
+
+    texts: list[np.ndarray]
+    special_token_ids: tuple[int, ...] = (0,)
+
+    def tokens_of(self, text: int) -> np.ndarray:
+        return self.texts[text]
+
+    def document_of(self, text: int) -> str:
+        return DOCUMENTS[text % len(DOCUMENTS)]
+
+    def start_of(self, text: int) -> int:
+        return 100 * text
+
+
+def silu(gate: np.ndarray) -> np.ndarray:
+    return gate / (1 + np.exp(-gate.astype(np.float64)))
+
+
+@dataclass
+class Study:
+    """One layer of one checkpoint, its tables written under `folder`."""
+
+    folder: Path
+    width: int = 6
+    examples: int = 16
+    before: int = 47
+    after: int = 16
+    repeats: int = 4
+    """So many copies of each text, with other activations."""
+    wide: bool = False
+    """Whether windows hold values that float16 cannot, and are float32 therefore."""
+    seed: int = 0
+    tokenizer: Tokenizer = field(default_factory=byte_level_tokenizer)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(self.seed)
+        ids = [np.array([0, *self.tokenizer.encode(text).ids], dtype=np.int32) for text in TEXTS]
+        self.corpus = Corpus(ids * self.repeats)
+        self.decoder = TokenDecoder(self.tokenizer)
+        self.orientation = [1 if neuron % 2 == 0 else -1 for neuron in range(self.width)]
+        self.gate: list[np.ndarray] = []
+        """For each text, float32 [width, tokens]."""
+        self.in_: list[np.ndarray] = []
+        for text in self.corpus.texts:
+            gate, in_ = (random.standard_normal((2, self.width, len(text))) * [[[2.0]], [[1.0]]]).astype(np.float32)
+            # Narrow values, so that stored windows and full values agree to the bit and tests can compare exactly.
+            gate, in_ = gate.astype(np.float16).astype(np.float32), in_.astype(np.float16).astype(np.float32)
+            if self.width > 2:
+                gate[2] = np.abs(gate[2])
+                gate[2, len(text) // 2] = 0
+            if self.wide:
+                gate[0, -1], in_[0, -1] = 1e5, 1e-9
+            self.gate.append(gate)
+            self.in_.append(in_)
+        self._write()
+
+    @property
+    def positions(self) -> int:
+        return sum(len(text) - 1 for text in self.corpus.texts)
+
+    def values(self, neuron: int, text: int) -> dict[str, np.ndarray]:
+        """Raw gate, in, act, post of one text, [tokens]."""
+        gate, in_ = self.gate[text][neuron], self.in_[text][neuron]
+        act = silu(gate).astype(np.float32)
+        return {"gate": gate, "in": in_, "act": act, "post": (act * in_).astype(np.float32)}
+
+    def inside(self, neuron: int, text: int, quadrant: str) -> np.ndarray:
+        """bool [tokens], the counted positions of one text that fall in a raw quadrant."""
+        signs = {"+": 1, "-": -1}
+        value = self.values(neuron, text)
+        found = (np.sign(value["gate"]) == signs[quadrant[4]]) & (np.sign(value["in"]) == signs[quadrant[-1]])
+        return found & (self.corpus.texts[text] != 0)
+
+    def _write(self) -> None:
+        statistics, examples, weights = [], [], []
+        for neuron in range(self.width):
+            row: dict[str, Any] = {"layer": 0, "neuron": neuron, "positions": self.positions}
+            count = 0
+            lists: dict[str, Any] = {"layer": 0, "neuron": neuron}
+            for quadrant in QUADRANTS:
+                inside = [self.inside(neuron, text, quadrant) for text in range(len(self.corpus.texts))]
+                row[f"{quadrant}_count"] = int(sum(mask.sum() for mask in inside))
+                count += row[f"{quadrant}_count"]
+                for activation in ACTIVATIONS:
+                    values = np.concatenate([self.values(neuron, text)[activation][mask] for text, mask in enumerate(inside)])
+                    empty = not len(values)
+                    row[column(quadrant, activation) + "_sum"] = None if empty else float(values.astype(np.float64).sum())
+                    row[column(quadrant, activation) + "_sum_of_squares"] = (
+                        None if empty else float((values.astype(np.float64) ** 2).sum())
+                    )
+                    row[column(quadrant, activation) + "_min"] = None if empty else float(values.min())
+                    row[column(quadrant, activation) + "_max"] = None if empty else float(values.max())
+                    if (quadrant, activation) in LISTS:
+                        lists[column(quadrant, activation)] = self._list(neuron, activation, inside)
+            row["zero"] = self.positions - count
+            statistics.append(row)
+            examples.append(lists)
+            weights.append(self._weights(neuron))
+        number = pa.float32() if self.wide else pa.float16()
+        entry = pa.struct(
+            [
+                ("value", pa.float32()),
+                ("post", pa.float32()),
+                ("text", pa.int32()),
+                ("position", pa.int32()),
+                ("start", pa.int32()),
+                *[("token", pa.list_(pa.int32())), ("gate", pa.list_(number)), ("in", pa.list_(number))],
+            ]
+        )
+        schema = pa.schema(
+            [("layer", pa.int32()), ("neuron", pa.int32()), *((column(*name), pa.list_(entry)) for name in LISTS)]
+        )
+        provenance = {"weights_hash": "ab12cd3" + "0" * 57, "code_version": "test", "count_special_tokens": False}
+        write_parquet(pa.Table.from_pylist(statistics), self.folder / "aggregate/statistics.parquet", provenance)
+        write_parquet(
+            pa.Table.from_pylist(examples, schema=schema),
+            self.folder / "aggregate/examples.parquet",
+            provenance,
+            row_group_size=4,
+        )
+        write_parquet(pa.Table.from_pylist(weights), self.folder / "layer-00.parquet", provenance)
+
+    def _list(self, neuron: int, activation: str, inside: list[np.ndarray]) -> list[dict[str, Any]]:
+        found = []
+        for text, mask in enumerate(inside):
+            if mask.any():
+                values = self.values(neuron, text)
+                size = np.where(mask, np.abs(values[activation]), -1)
+                found.append((-size.max(), text, int(size.argmax()), values))
+        entries = []
+        for _, text, position, values in sorted(found, key=lambda entry: entry[:3])[: self.examples]:
+            start, end = max(position - self.before, 0), position + self.after + 1
+            number = np.float32 if self.wide else np.float16
+            entries.append(
+                {
+                    "value": float(values[activation][position]),
+                    "post": float(values["post"][position]),
+                    "text": text,
+                    "position": position,
+                    "start": start,
+                    "token": self.corpus.texts[text][start:end].tolist(),
+                    "gate": list(values["gate"][start:end].astype(number)),
+                    "in": list(values["in"][start:end].astype(number)),
+                }
+            )
+        return entries
+
+    def _weights(self, neuron: int) -> dict[str, Any]:
+        chips = [{"token": token, "score": (10 - token % 10) / 10} for token in range(300 + neuron, 310 + neuron)]
+        minus = [{"token": token - 40, "score": -chip["score"]} for token, chip in zip(range(300, 310), chips, strict=True)]
+        return {
+            "layer": 0,
+            "neuron": neuron,
+            "orientation": self.orientation[neuron],
+            "cos_gate_in": 0.25 * self.orientation[neuron],
+            "cos_gate_out": -0.125,
+            "cos_in_out": 0.625,
+            "norm_gate": 1.0,
+            "norm_in": 1.0,
+            "norm_out": 1.0,
+            "class": "conditional strengthening",
+            "atypical": neuron == 1,
+            "promoted": chips,
+            "suppressed": minus,
+            "gate_positive": chips,
+            "gate_negative": minus,
+            "in_positive": chips,
+            "in_negative": minus,
+        }
+
+    def site_map(self) -> SiteMap:
+        return SiteMap(
+            study="synthetic",
+            title="Synthetic",
+            model="made-up",
+            corpus="made-up texts",
+            checkpoints=(("early-0000000", "early"), ("late-1111111", "late")),
+            layers=2,
+            width=self.width,
+            pages=(PageSelection(checkpoints="last", neurons="all"), PageSelection(checkpoints="all", neurons=3)),
+        )
+
+    def render(self, site: Path, key: str = "late-1111111", layer: int = 0, **options: Any) -> RenderReport:
+        """Render this study's tables as one layer of a checkpoint."""
+        return render_neuron_pages(
+            site,
+            options.pop("site_map", None) or self.site_map(),
+            key,
+            layer,
+            self.folder / "aggregate",
+            self.folder / "layer-00.parquet",
+            self.corpus,
+            self.decoder,
+            options.pop("activation", "silu"),
+            **options,
+        )
+
+    def build(self, site: Path) -> Path:
+        """A whole site of two checkpoints with two layers each."""
+        for key, _ in self.site_map().checkpoints:
+            for layer in range(2):
+                self.render(site, key, layer)
+        render_site(site, self.site_map(), {"texts": str(len(self.corpus.texts))})
+        return site
