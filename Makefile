@@ -29,7 +29,7 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/mypy
 
 demo-model: $(INSTALLED)  ## train the demo's checkpoints again
-	$(BIN)/python -m gluscope_assets.demo.train
+	$(BIN)/python -m gluscope_assets.demo.make_demo_model
 
 wheel: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

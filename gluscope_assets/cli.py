@@ -6,12 +6,9 @@ decided in `plan.py`; here it is run and told.
 
 import argparse
 import fcntl
-import functools
-import http.server
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.serving import HOST, PORT, open_server
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -45,6 +43,9 @@ run_monitoring:
   enabled: true
   # A run that was killed must not keep the GPU.
   free_slots_after_run_end_seconds: 60
+nux:
+  # No newsletter dialog over the first page.
+  enabled: false
 """
 
 COMMAND_TAG = {"gluscope/command": "build"}
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--study", default="demo", help="a study's name or its YAML file (default: demo)")
     build_parser.add_argument("--checkpoint", nargs="+", metavar="NAME", help="names or keys (default: all)")
     build_parser.add_argument("--layers", metavar="LAYERS", help="such as 0,2-3 (default: all)")
-    serve_parser.add_argument("--port", type=int, help="(default: 8700)")
+    serve_parser.add_argument("--port", type=int, default=PORT, help="(default: 8700)")
     ui_parser.add_argument("--port", type=int, default=3000, help="(default: 3000)")
     return parser
 
@@ -273,20 +274,13 @@ def _chosen(given: list[str] | None, checkpoints: "list[Checkpoint]", study: "St
 
 def serve(options: argparse.Namespace) -> None:
     """Serve the site's folder until interrupted."""
-    from gluscope_assets.assets.reporting import HOST, PORT
     from gluscope_assets.resources import StudyFolder, default_home
 
     study = _study(options.study)
     site = StudyFolder(default_home() / study.name).site
     if not (site / "index.html").is_file():
         raise InputError(f"{site} holds no site yet; run gluscope build --study {study.name} first.")
-    handler = functools.partial(_QuietHandler, directory=str(site))
-    port = PORT if options.port is None else options.port
-    try:
-        server = http.server.ThreadingHTTPServer((HOST, port), handler)
-    except OSError as error:
-        raise InputError(f"Port {port} cannot be used ({error.strerror}); choose another with --port.") from error
-    with server:
+    with open_server(site, options.port) as server:
         print(f"{study.title}: http://{HOST}:{server.server_port}/ (stop with Ctrl-C)", flush=True)
         try:
             server.serve_forever()
@@ -294,20 +288,18 @@ def serve(options: argparse.Namespace) -> None:
             print()
 
 
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing: a page asks for a dozen files."""
-
-
-def ui(options: argparse.Namespace) -> int:
-    """Start webserver and daemon, until interrupted."""
+def ui(options: argparse.Namespace) -> None:
+    """Become Dagster's webserver and daemon."""
     from gluscope_assets.resources import HOME_VARIABLE, default_home
 
     home = default_home()
     environment = {**os.environ, HOME_VARIABLE: str(home), "DAGSTER_HOME": str(_dagster_home(home))}
-    command = ["dagster", "dev", "-m", "gluscope_assets.definitions", "-h", "127.0.0.1", "-p", str(options.port)]
-    print(f"Dagster UI: http://127.0.0.1:{options.port}/ (stop with Ctrl-C)", flush=True)
-    return subprocess.call([sys.executable, "-m", *command], env=environment)
+    # Dagster says on each start that its `dev` command is superseded by one that needs a project of another layout.
+    environment["PYTHONWARNINGS"] = "ignore"
+    command = ["-m", "dagster", "dev", "-m", "gluscope_assets.definitions", "-h", HOST, "-p", str(options.port)]
+    print(f"Dagster UI: http://{HOST}:{options.port}/ (stop with Ctrl-C)", flush=True)
+    # In place of this process, so that Ctrl-C reaches Dagster and it ends what it started.
+    os.execve(sys.executable, [sys.executable, *command], environment)
 
 
 def studies(options: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """The corpus: its source, which is only observed, and the tokenized texts."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from gluscope_assets.assets.reporting import OWNERS, attributes, column_schema, data_version, sample_rows, size_of
@@ -14,16 +16,24 @@ from gluscope_assets.versions import provenance
 def build_corpus_source(study: Study) -> dg.AssetsDefinition:
     """The observable source of a study's texts."""
 
-    @dg.observable_source_asset(  # type: ignore[call-overload]  # its type lacks owners
-        key=[study.name, "corpus_source"],
-        group_name="corpus",
-        tags={"dagster/kind/python": ""},  # this decorator takes no kinds
-        owners=OWNERS,
-        description="Where the texts come from. Its data version is the hash of their content.",
-        metadata={"source": study.corpus.source, "path": str(study.corpus.path or "")},
+    key = dg.AssetKey([study.name, "corpus_source"])
+
+    # The plural decorator, because the singular one takes neither owners nor kinds.
+    @dg.multi_observable_source_asset(
+        name=f"{study.name}_corpus_source",
+        specs=[
+            dg.AssetSpec(
+                key,
+                group_name="corpus",
+                kinds={"python"},
+                owners=OWNERS,
+                description="Where the texts come from. Its data version is the hash of their content.",
+                metadata={"source": study.corpus.source, "path": str(study.corpus.path or "")},
+            )
+        ],
     )
-    def corpus_source() -> dg.DataVersion:
-        return dg.DataVersion(source_version(study.corpus))
+    def corpus_source() -> Iterator[dg.ObserveResult]:
+        yield dg.ObserveResult(asset_key=key, data_version=dg.DataVersion(source_version(study.corpus)))
 
     return corpus_source
 

@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.files import hash_of
 from gluscope_assets.core.quadrants import QUADRANTS
+from gluscope_assets.serving import HOST, PORT
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import code_version
-
-HOST, PORT = "127.0.0.1", 8700
-"""Where `gluscope serve` serves a site unless told otherwise."""
 
 OWNERS = ["team:gluscope"]
 

@@ -167,7 +167,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedMo
         local_files_only=True,
     )
     model.to(device)  # type: ignore[arg-type]
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def default_device() -> str:

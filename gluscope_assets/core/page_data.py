@@ -300,4 +300,5 @@ def _ranges(first: Integers, length: Integers) -> Integers:
 
 def _offsets(column: pa.ListArray) -> Integers:
     offsets: Integers = column.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0]
+    from_zero: Integers = offsets - offsets[0]
+    return from_zero

@@ -1,0 +1,215 @@
+"""A build runs what is stale and nothing else, through Dagster, and leaves whole results only."""
+
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from gluscope_assets.core import render
+from gluscope_assets.core.checkpoint import resolve_checkpoint
+from gluscope_assets.core.files import read_provenance
+from gluscope_assets.definitions import build_defs
+from gluscope_assets.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets_tests.conftest import Workplace
+
+LAYER_STAGES = {"neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages"}
+
+
+def change(workplace: Workplace, **parts: dict[str, object]) -> None:
+    """Change fields of the study file."""
+    content = yaml.safe_load(workplace.file.read_text())
+    for part, fields in parts.items():
+        content[part] = {**content[part], **fields}
+    workplace.file.write_text(yaml.safe_dump(content))
+
+
+def keys(workplace: Workplace) -> list[str]:
+    """The partition keys of the study's checkpoints."""
+    return [resolve_checkpoint(options).key for options in workplace.study.model.checkpoints]
+
+
+def test_the_whole_chain_materializes(built_tiny: Workplace) -> None:
+    materialized = built_tiny.materialized()
+    assert materialized.keys() == {"tokenized_corpus", "site", *LAYER_STAGES}
+    expected = {str(partition_key(key, layer)) for key in keys(built_tiny) for layer in range(2)}
+    for stage in LAYER_STAGES:
+        assert materialized[stage] == expected
+    pages = sorted((built_tiny.folder.site / keys(built_tiny)[1]).glob("*/[0-9]*.html"))
+    assert len(pages) == 2 * 12
+    assert len(list((built_tiny.folder.site / keys(built_tiny)[0]).glob("*/[0-9]*.html"))) == 2 * 2
+
+
+def test_one_run_a_checkpoint_serves_all_layers(built_tiny: Workplace) -> None:
+    with built_tiny.instance as instance:
+        records = instance.fetch_materializations(dg.AssetKey(["tiny", "activation_shards"]), limit=100).records
+    assert len(records) == 4
+    assert len({record.run_id for record in records}) == 2
+
+
+def test_all_checks_ran_and_passed(built_tiny: Workplace) -> None:
+    with built_tiny.instance as instance:
+        graph = build_defs([built_tiny.study]).resolve_asset_graph()
+        for key in graph.asset_check_keys:
+            (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+            assert record.event is not None
+            assert record.status.value == "SUCCEEDED", key
+
+
+def test_files_say_where_they_come_from(built_tiny: Workplace) -> None:
+    key = keys(built_tiny)[1]
+    for stage, path in {
+        "tokenized_corpus": built_tiny.folder.corpus,
+        "neuron_weights": built_tiny.folder.weights(key, 1),
+        "activation_shards": built_tiny.folder.shards(key, 1) / "shard-0000" / "examples.parquet",
+        "quadrant_aggregates": built_tiny.folder.aggregate(key, 1) / "statistics.parquet",
+    }.items():
+        footer = read_provenance(path)
+        assert footer["stage"] == stage
+        assert {"study", "model", "code_version", "fingerprint", "inputs"} <= footer.keys()
+        if stage != "tokenized_corpus":
+            assert footer["checkpoint"] == key
+
+
+def test_metadata_plots_across_checkpoints(built_tiny: Workplace) -> None:
+    with built_tiny.instance as instance:
+        records = instance.fetch_materializations(dg.AssetKey(["tiny", "quadrant_aggregates"]), limit=10).records
+        pages = instance.fetch_materializations(dg.AssetKey(["tiny", "neuron_pages"]), limit=1).records
+    for record in records:
+        assert record.asset_materialization is not None
+        metadata = record.asset_materialization.metadata
+        shares = [metadata[name].value for name in metadata if name.startswith("share of ")]
+        assert len(shares) == 4
+        assert 0.99 < sum(float(str(share)) for share in shares) <= 1.0
+        assert metadata["neurons"].value == 12
+    assert pages[0].asset_materialization is not None
+    assert str(pages[0].asset_materialization.metadata["links"].value).count("](http") == 3
+
+
+def test_a_second_build_runs_nothing(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, files = tiny.runs(), tiny.files()
+    assert tiny.build() == 0
+    assert tiny.runs() == runs
+    assert tiny.files() == files
+    assert "everything is fresh" in capsys.readouterr().out
+
+
+def test_a_changed_template_reruns_pages_and_site_only(
+    tiny: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    templates = tmp_path / "site"
+    shutil.copytree(render.template_folder(), templates)
+    page = templates / "templates" / "neuron.html"
+    page.write_text(page.read_text() + "<!-- changed -->")
+    monkeypatch.setattr(render, "template_folder", lambda: templates)
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs).keys() == {"neuron_pages", "site"}
+
+
+def test_another_k_reruns_from_the_shards_down_but_never_the_corpus(tiny: Workplace) -> None:
+    change(tiny, collection={"examples": 2})
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs).keys() == {"activation_shards", "quadrant_aggregates", "neuron_pages", "site"}
+
+
+def test_a_new_checkpoint_touches_neither_the_corpus_nor_other_checkpoints_activations(
+    tiny: Workplace, tiny_checkpoints: Path
+) -> None:
+    shutil.copytree(tiny_checkpoints / "third", tiny.file.parent / "third")
+    content = yaml.safe_load(tiny.file.read_text())["model"]["checkpoints"]
+    change(tiny, model={"checkpoints": [*content, {"name": "third", "path": "third"}]})
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    again = tiny.materialized(runs)
+    third = {str(partition_key(keys(tiny)[2], layer)) for layer in range(2)}
+    assert "tokenized_corpus" not in again
+    for stage in ("neuron_weights", "activation_shards", "quadrant_aggregates"):
+        assert again[stage] == third
+    # The last checkpoint's neurons all get pages: there is a new last one, and the old one's selection has changed.
+    second = {str(partition_key(keys(tiny)[1], layer)) for layer in range(2)}
+    assert again["neuron_pages"] == third | second
+
+
+def test_a_changed_text_reruns_everything_but_the_weights(tiny: Workplace) -> None:
+    (tiny.file.parent / "corpus" / "five.txt").write_text("another text")
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs).keys() == {"tokenized_corpus", "site", *LAYER_STAGES} - {"neuron_weights"}
+
+
+def test_layers_and_checkpoints_can_be_chosen(fresh: Workplace) -> None:
+    assert fresh.build("--checkpoint", "second", "--layers", "1") == 0
+    key = str(partition_key(keys(fresh)[1], 1))
+    materialized = fresh.materialized()
+    assert all(materialized[stage] == {key} for stage in LAYER_STAGES)
+    assert fresh.build() == 0
+    assert all(len(partitions) == 4 for stage, partitions in fresh.materialized().items() if stage in LAYER_STAGES)
+
+
+def test_a_range_run_as_the_ui_starts_it(tiny: Workplace) -> None:
+    """A backfill over both checkpoints and all layers: one run, grouped by checkpoint inside."""
+    first, second = keys(tiny)
+    definitions = build_defs([tiny.study])
+    job = definitions.resolve_implicit_global_asset_job_def()
+    runs = tiny.runs()
+    tags = {RANGE_START_TAG: str(partition_key(first, 0)), RANGE_END_TAG: str(partition_key(second, 1))}
+    stages = ["activation_shards", "quadrant_aggregates"]
+    with tiny.instance as instance:
+        selection = [dg.AssetKey(["tiny", stage]) for stage in stages]
+        result = job.execute_in_process(instance=instance, asset_selection=selection, tags=tags)
+        assert result.success
+    again = tiny.materialized(runs)
+    assert {stage: len(again[stage]) for stage in stages} == {"activation_shards": 4, "quadrant_aggregates": 4}
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.runs() == runs, "the same content under the same fingerprints is fresh"
+
+
+def test_results_do_not_depend_on_which_layers_run_together(fresh: Workplace, built_tiny: Workplace) -> None:
+    for layer in ("1", "0"):
+        assert fresh.build("--layers", layer) == 0
+    for key in keys(fresh):
+        for path in sorted((built_tiny.folder.root / "aggregates" / key).rglob("*.parquet")):
+            same = fresh.folder.root / path.relative_to(built_tiny.folder.root)
+            assert same.read_bytes() == path.read_bytes(), path
+
+
+def test_wrong_data_is_blocked_and_not_used_again(
+    tiny: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gluscope_assets.core import aggregate
+
+    honest = aggregate.merge_shards
+
+    def dishonest(*arguments: object, **named: object) -> object:
+        merged = honest(*arguments, **named)  # type: ignore[arg-type]
+        merged.zero[0] += 1
+        aggregate.write_aggregate(merged, arguments[1], read_provenance(arguments[1] / "statistics.parquet"))  # type: ignore[operator, arg-type]
+        return merged
+
+    change(tiny, collection={"examples": 2})
+    pages = {path: path.read_bytes() for path in tiny.folder.site.rglob("*.html")}
+    monkeypatch.setattr(aggregate, "merge_shards", dishonest)
+    assert tiny.build() == 1
+    assert "counts_add_up" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tiny.folder.site.rglob("*.html")} == pages
+    monkeypatch.setattr(aggregate, "merge_shards", honest)
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert {"quadrant_aggregates", "neuron_pages"} <= tiny.materialized(runs).keys()
+
+
+def test_a_person_publishes_the_site(tiny: Workplace, tmp_path: Path) -> None:
+    change_publish = yaml.safe_load(tiny.file.read_text()) | {"publish": {"folder": str(tmp_path / "public")}}
+    tiny.file.write_text(yaml.safe_dump(change_publish))
+    job = build_defs([tiny.study]).resolve_job_def("tiny_publish")
+    with tiny.instance as instance:
+        assert job.execute_in_process(instance=instance).success
+    site = {path.relative_to(tiny.folder.site) for path in tiny.folder.site.rglob("*") if path.is_file()}
+    assert {path.relative_to(tmp_path / "public") for path in (tmp_path / "public").rglob("*") if path.is_file()} == site
+    report = json.loads(tiny.folder.page_report(keys(tiny)[1], 0).read_text())
+    assert report["pages"] == 12
