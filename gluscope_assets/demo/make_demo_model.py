@@ -95,26 +95,29 @@ tokens. `checkpoints/training.json` holds the same table and names the held-out 
 - Data: the standard library of Python {python}: source, topics of `help()` and docstrings of C modules, as
   `core/documents.py` reads them ({library_documents:,} documents, {library_bytes:,} bytes, {library_tokens:,} tokens),
   each seen twice an epoch; and once an epoch the library's own tests ({test_documents:,} files, {test_bytes:,} bytes,
-  {test_tokens:,} tokens), which are not part of the demo corpus. About one document in 40 is held out by a hash of its name.
+  {test_tokens:,} tokens), which are not part of the demo corpus. About one document in 40 is held out, by a hash of
+  its name.
 - Tokenizer: byte-level BPE trained on the library without its tests. A run of spaces is one token, digits are single,
   BOS (`<s>`, also the EOS) comes first.
 - Training: context 256, every row starts with BOS, {tokens_per_step:,} tokens a step; AdamW with weight decay 0.1,
   gradients clipped to norm 1, peak learning rate {learning_rate} after 200 steps of warm-up, constant, then linear to
   zero over the last 35 % of the steps; float32, seed {seed}, {minutes} minutes on two shared CPU cores.
 
-Another Python version has another standard library and so gives another model.
+Another Python version has another standard library and so gives another model. Another machine, or
+the option `--compile` (used for the shipped checkpoints), gives one that differs by rounding.
 
 ## What it writes
 
-What the last checkpoint makes of `def __init__(self,`, greedily:
+It knows how Python looks and little of what Python means, and soon repeats itself: that is what its size allows. What
+the last checkpoint makes of `def __init__(self,`, greedily:
 
-```python
+```text
 {greedy}
 ```
 
 and at temperature 0.5 (not picked from several):
 
-```python
+```text
 {sampled}
 ```
 
@@ -327,7 +330,7 @@ def continuation(checkpoint: Path, temperature: float) -> str:
     generator = torch.Generator().manual_seed(SEED)
     tokens = tokenizer(PROMPT)["input_ids"]
     with torch.inference_mode():
-        for _ in range(160):
+        for _ in range(100):
             logits = model(input_ids=torch.tensor([tokens])).logits[0, -1]
             if temperature == 0:
                 token = int(logits.argmax())

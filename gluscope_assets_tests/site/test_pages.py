@@ -1,0 +1,264 @@
+"""The pages in headless Chromium: what a reader sees, hovers and presses, and what hostile texts cannot do."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
+from gluscope_assets_tests.site.synthetic import HOSTILE, Study
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; .ci/run installs it")
+
+LATE = "late-1111111"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def site(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study.build(tmp_path_factory.mktemp("served") / "some" / "prefix")
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The site under a path prefix of a plain static server."""
+    handler = functools.partial(_Quiet, directory=str(site.parents[1]))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/some/prefix/"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that must end without a console message of its own, a dialog, or a request that leaves the site."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: None if _is_local(request.url) else troubles.append(f"request {request.url}"))
+    yield page
+    page.close()
+    assert troubles == []
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "file:///", "data:", "blob:"))
+
+
+def open_neuron(page: Page, address: str, neuron: int) -> None:
+    page.goto(f"{address}{LATE}/00/{neuron}.html")
+    page.wait_for_selector(".t.peak")
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace("\u202f", "").replace(",", "").replace("+", ""))
+
+
+@pytest.mark.parametrize("neuron", [0, 1])
+def test_the_tables_show_the_stored_statistics_in_the_oriented_view(
+    page: Page, address: str, study: Study, neuron: int
+) -> None:
+    open_neuron(page, address, neuron)
+    sign = study.orientation[neuron]
+    for shown in QUADRANTS:
+        raw = oriented_quadrant(shown, sign)
+        tile = page.locator(f'.tile[data-quadrant="{shown}"]')
+        masks = [study.inside(neuron, text, raw) for text in range(len(study.corpus.texts))]
+        count = int(sum(mask.sum() for mask in masks))
+        assert number(tile.locator(".n").inner_text().removeprefix("n = ")) == count
+        assert number(tile.locator("strong").inner_text().rstrip("%")) == pytest.approx(100 * count / study.positions, rel=0.01)
+        for activation in ("gate", "in", "act", "post"):
+            values = np.concatenate([study.values(neuron, text)[activation][mask] for text, mask in enumerate(masks)])
+            values = values * (sign if activation in ("in", "post") else 1)
+            cells = tile.locator("tbody tr", has=page.locator(f'th:text-is("{activation}")')).locator("td").all_inner_texts()
+            expected = [values.min(), values.mean(), values.std(), values.max()]
+            assert [number(cell) for cell in cells] == pytest.approx(expected, rel=1e-3)
+
+
+def test_hovering_shows_the_exact_values_of_every_kind_of_token(page: Page, address: str, study: Study) -> None:
+    neuron = 1  # orientation −1: in and post are shown negated
+    open_neuron(page, address, neuron)
+    row = page.locator('section[data-quadrant="gate+_in+"] .example').first
+    source = row.locator(".source").get_attribute("title") or ""
+    text = int(source.split("text ")[1].split(",")[0])
+    tokens = row.locator(".t")
+    peak = row.locator(".t.peak")
+    for token in (peak, tokens.nth(tokens.count() // 2), tokens.nth(tokens.count() - 1)):
+        token.evaluate("element => element.focus()")
+        tip = page.locator("#tip")
+        assert tip.is_visible()
+        position = int(tip.locator(".where").first.inner_text().split("position ")[1].split(",")[0])
+        values = study.values(neuron, text)
+        for activation in ("gate", "in", "act", "post"):
+            exact = values[activation][position] * (-1 if activation in ("in", "post") else 1)
+            assert number(tip.locator(f'[data-activation="{activation}"]').inner_text()) == pytest.approx(exact, rel=2e-4)
+    peak.hover()
+    values_at_peak = study.values(neuron, text)["post"]
+    position = int((source.split("position ")[1]).split(";")[0])
+    shown = number(page.locator('#tip [data-activation="post"]').inner_text())
+    assert shown == pytest.approx(-values_at_peak[position], rel=1e-6)
+
+
+def test_only_tokens_of_the_quadrant_are_coloured_until_all_are_asked_for(page: Page, address: str) -> None:
+    open_neuron(page, address, 0)
+    coloured = '.t.positive:not(.special), .t.negative:not(.special)'
+    row = page.locator('section[data-quadrant="gate+_in+"] .example').first
+    own, tokens = row.locator(coloured).count(), row.locator(".t:not(.special)").count()
+    assert 0 < own < tokens
+    assert row.locator(".t.negative").count() == 0, "post is positive in gate+ in+"
+    backgrounds = []
+    for colour in ("gate", "in", "act", "post"):
+        page.locator(f'input[name="colour"][value="{colour}"]').check(force=True)
+        assert row.locator(coloured).count() == tokens
+        assert colour in page.locator("#legend").inner_text()
+        backgrounds.append(row.locator(".t").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)"))
+    assert len({tuple(colours) for colours in backgrounds}) == 4
+    page.locator('input[name="colour"][value="own"]').check(force=True)
+    assert row.locator(coloured).count() == own
+
+
+def test_every_ranking_shows_sixteen_open_examples_in_order(page: Page, address: str) -> None:
+    open_neuron(page, address, 0)
+    for rank in ("gate", "in", "act", "post"):
+        page.locator(f'input[name="rank"][value="{rank}"]').check(force=True)
+        for quadrant in QUADRANTS:
+            values = page.locator(f'section[data-quadrant="{quadrant}"] .example .value').all_inner_texts()
+            sizes = [abs(number(value)) for value in values]
+            assert len(sizes) == 16
+            assert sizes == sorted(sizes, reverse=True)
+            assert page.locator(f'section[data-quadrant="{quadrant}"] .example .t.peak').count() == 16
+
+
+def test_keys_lead_to_other_neurons_and_through_a_line(page: Page, address: str) -> None:
+    open_neuron(page, address, 1)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(f"**/{LATE}/00/2.html")
+    page.keyboard.press("k")
+    page.wait_for_url(f"**/{LATE}/00/1.html")
+    page.wait_for_selector(".t.peak")
+    page.keyboard.press("r")
+    page.wait_for_url(re.compile(rf"/{LATE}/0[01]/\d+\.html$"))
+    open_neuron(page, address, 5)
+    page.locator("#next").click()
+    page.wait_for_url(f"**/{LATE}/01/0.html")
+    page.wait_for_selector(".t.peak")
+    page.locator(".t.peak").first.focus()
+    first = page.locator("#tip .where").first.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#tip .where").first.inner_text() != first
+    assert page.url.endswith("/01/0.html"), "inside a line the arrow keys move between tokens"
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_tapping_a_token_shows_its_values(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    open_neuron(page, address, 0)
+    page.locator(".t.peak").first.tap()
+    assert page.locator('#tip [data-activation="post"]').is_visible()
+    context.close()
+
+
+def test_hostile_texts_are_text(page: Page, address: str) -> None:
+    for neuron in range(3):
+        open_neuron(page, address, neuron)
+        page.locator('input[name="layout"][value="full"]').check(force=True)
+        assert page.locator("img").count() == 0
+        assert page.locator("main script:not([type='application/json'])").count() == 0
+    lines = page.locator(".example .line").all_inner_texts()
+    assert any("onerror=alert(1)" in line for line in lines)
+    assert any(HOSTILE in (name or "") for name in page.locator(".source").evaluate_all("all => all.map(e => e.title)"))
+
+
+def test_split_characters_show_whole(page: Page, address: str) -> None:
+    seen = ""
+    for neuron in range(4):
+        open_neuron(page, address, neuron)
+        for rank in ("gate", "in", "post"):
+            page.locator(f'input[name="rank"][value="{rank}"]').check(force=True)
+            seen += "".join(page.locator(".t").all_text_contents())
+    assert "\ufffd" not in seen
+    assert "日本語" in seen
+    assert "😀" in seen
+
+
+def test_the_index_leads_to_a_neuron(page: Page, address: str) -> None:
+    page.goto(f"{address}index.html")
+    page.select_option("#pick-checkpoint", label="late")
+    page.select_option("#pick-layer", "1")
+    page.fill("#pick-neuron", "4")
+    page.click("#picker button")
+    page.wait_for_url(f"**/{LATE}/01/4.html")
+    page.goto(f"{address}index.html")
+    page.select_option("#pick-checkpoint", label="early")
+    page.fill("#pick-neuron", "4")
+    page.click("#picker button")
+    assert "Neuron 4 has no page at early" in page.locator("#pick-note").inner_text()
+
+
+def test_the_same_neuron_at_other_checkpoints_is_linked(page: Page, address: str) -> None:
+    open_neuron(page, address, 2)
+    page.click("#checkpoints a")
+    page.wait_for_url("**/early-0000000/00/2.html")
+
+
+def test_pages_work_from_disk(page: Page, site: Path) -> None:
+    page.goto((site / LATE / "00" / "0.html").as_uri())
+    page.wait_for_selector(".t.peak")
+    assert page.locator(".example").count() == 64
+    assert page.locator(".t.positive").first.evaluate("e => getComputedStyle(e).backgroundColor") != "rgba(0, 0, 0, 0)"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/00/1.html")
+
+
+def test_statistics_and_first_examples_need_no_scripts(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}{LATE}/00/0.html")
+    assert page.locator(".tile tbody td").count() == 4 * 4 * 4
+    for quadrant in QUADRANTS:
+        assert page.locator(f'section[data-quadrant="{quadrant}"] .example').count() == 3
+    assert page.locator(".nojs").is_visible()
+    assert page.locator("#next").get_attribute("href") == "1.html"
+    page.goto(f"{address}index.html")
+    assert page.locator(f'a[href="{LATE}/00/0.html"]').is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("path", ["index.html", "about.html", f"{LATE}/00/index.html", f"{LATE}/00/0.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_phone(browser: Browser, address: str, path: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(address + path)
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    context.close()
