@@ -37,7 +37,7 @@ wheel: $(INSTALLED)  ## build the wheel into dist/
 clean:  ## delete what `make demo` built, never the virtual environment
 	rm -rf .gluscope build dist *.egg-info
 
-$(INSTALLED): setup.cfg constraints.txt pyproject.toml
+$(INSTALLED): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GLUScope needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -62,17 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return int(options.run(options) or 0)
-    except KeyboardInterrupt:
-        print("\nStopped. What was finished is kept.", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except BaseException as error:
         for cause in _causes(error):
             if isinstance(cause, InputError):
                 print(f"gluscope: {cause}", file=sys.stderr)
                 return 2
+            # By name, because importing Dagster takes a second.
             if type(cause).__name__ == "DagsterAssetCheckFailedError":
                 print(f"gluscope: {cause}", file=sys.stderr)
                 return 1
+            if isinstance(cause, KeyboardInterrupt) or type(cause).__name__ == "DagsterExecutionInterruptedError":
+                print("\nStopped. What was finished is kept.", file=sys.stderr)
+                return 130
         raise
 
 

@@ -39,7 +39,45 @@ def data_version(fingerprints: Iterable[object]) -> dg.DataVersion:
 
 def column_schema(path: Path) -> dg.TableSchema:
     """The columns of a Parquet file."""
-    return dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in pq.read_schema(path)])
+    fields = pq.read_schema(path)
+    return dg.TableSchema([dg.TableColumn(field.name, str(field.type), describe_column(field.name)) for field in fields])
+
+
+COLUMNS = {
+    "layer": "Layer, from 0.",
+    "neuron": "Neuron of the layer, from 0.",
+    "positions": "Counted positions.",
+    "zero": "Counted positions where gate or in is exactly 0.",
+    "text": "Row of the text in the corpus.",
+    "document": "The document that the text was cut from.",
+    "start": "Where the text begins in its document, in tokens.",
+    "token": "Token ids.",
+    "pack": "The pack that the text is forwarded in.",
+    "shard": "The corpus shard of the text.",
+    "orientation": "Sign of w_gate · w_in; 0 counts as +1.",
+    "class": "Input-output class.",
+    "atypical": "Whether cos(w_gate, w_in) does not fit the class.",
+    "promoted": "Tokens that w_out raises most.",
+    "suppressed": "Tokens that w_out lowers most.",
+}
+STATISTICS = {
+    "count": "Positions in this quadrant.",
+    "sum": "Sum over the positions in this quadrant.",
+    "sum_of_squares": "Sum of squares over the positions in this quadrant.",
+    "min": "Smallest value in this quadrant; null if it is empty.",
+    "max": "Largest value in this quadrant; null if it is empty.",
+}
+
+
+def describe_column(name: str) -> str | None:
+    """What a column holds, where its name alone does not say it."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if name.startswith("gate") and "_in" in name:
+        return next((text for ending, text in STATISTICS.items() if name.endswith(f"_{ending}")), None)
+    if name.startswith("cos_"):
+        return "Cosine of w_{} and w_{}.".format(*name.removeprefix("cos_").split("_"))
+    return None
 
 
 def sample_rows(path: Path, columns: Sequence[str], rows: int = 5) -> dg.MarkdownMetadataValue:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 
 import numpy as np
 import numpy.typing as npt
@@ -82,33 +84,27 @@ def collect(
     report = CollectionReport(texts=corpus.n_texts, shards=corpus.n_shards)
     counts = {mlp.layer: np.zeros(len(QUADRANTS), dtype=np.int64) for mlp in wanted}
     began = time.monotonic()
-    writes: list[Future[None]] = []
-    with ThreadPoolExecutor(max_workers=1) as writer:
+    with LayerWorkers(device) as workers:
         for shard in range(corpus.n_shards):
-            collection = ShardCollection(corpus, wanted, options, sample, device)
+            collection = ShardCollection(corpus, wanted, options, sample, device, workers)
             for pack in corpus.packs_of_shard(shard):
                 collection.forward(model, pack)
                 report.tokens += int(corpus.offsets[pack.stop] - corpus.offsets[pack.start])
                 progress(report.tokens, corpus.n_tokens)
-            for future in writes:
-                future.result()
-            writes = []
+            footer = {
+                **provenance,
+                "activation": shape.activation,
+                "dtype": dtype,
+                "content_hash": corpus.content_hash,
+                "shards": corpus.n_shards,
+                "shard": shard,
+            }
             for mlp in wanted:
-                aggregate = collection.aggregate(mlp)
-                counts[mlp.layer] += aggregate.count.sum(axis=1)
-                footer = {
-                    **provenance,
-                    "activation": shape.activation,
-                    "dtype": dtype,
-                    "content_hash": corpus.content_hash,
-                    "shards": corpus.n_shards,
-                    "shard": shard,
-                }
-                folder = shard_folder(destination(mlp.layer), shard)
-                writes.append(writer.submit(write_aggregate, aggregate, folder, footer))
+                workers.submit(collection.write, mlp, shard_folder(destination(mlp.layer), shard), footer)
+            workers.wait()
             report.counted += collection.positions
-        for future in writes:
-            future.result()
+            for mlp in wanted:
+                counts[mlp.layer] += collection.states[mlp.layer].count.sum(dim=1).cpu().numpy()
     for mlp in wanted:
         _remove_other_shards(destination(mlp.layer), corpus.n_shards)
     report.seconds = time.monotonic() - began
@@ -116,6 +112,53 @@ def collect(
         report.bytes[mlp.layer] = sum(path.stat().st_size for path in destination(mlp.layer).rglob("*.parquet"))
         report.frequency[mlp.layer] = [float(share) for share in counts[mlp.layer] / (report.counted * mlp.width or 1)]
     return report
+
+
+class LayerWorkers:
+    """Threads that reduce and write layers while the forward pass goes on. With a GPU, or one core, all runs in line.
+
+    Each thread, that of the forward pass too, computes alone: small operations gain nothing from sharing. No more jobs
+    than threads wait or run, so that only so many layers' activations are held.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.threads = torch.get_num_threads() if device == "cpu" else 1
+        self.pool: ThreadPoolExecutor | None = None
+        self.free = BoundedSemaphore(self.threads)
+        self.jobs: list[Future[None]] = []
+
+    def __enter__(self) -> "LayerWorkers":
+        if self.threads > 1:
+            self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+            torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.threads)
+
+    def submit(self, job: Callable[..., None], *arguments: object) -> None:
+        """Run `job` on `arguments`, at once or in a thread; waits while all threads are taken."""
+        if self.pool is None:
+            job(*arguments)
+            return
+        self.free.acquire()
+        self.jobs.append(self.pool.submit(self._run, job, *arguments))
+
+    def _run(self, job: Callable[..., None], *arguments: object) -> None:
+        try:
+            # Inference mode belongs to a thread.
+            with torch.inference_mode():
+                job(*arguments)
+        finally:
+            self.free.release()
+
+    def wait(self) -> None:
+        """Wait for all jobs, and raise what one of them raised."""
+        jobs, self.jobs = self.jobs, []
+        for job in jobs:
+            job.result()
 
 
 def _remove_other_shards(layer_folder: Path, shards: int) -> None:
@@ -388,8 +431,10 @@ class ShardCollection:
         options: CollectionOptions,
         sample: Sample,
         device: str,
+        workers: LayerWorkers,
     ) -> None:
         self.corpus, self.mlps, self.options, self.sample, self.device = corpus, mlps, options, sample, device
+        self.workers = workers
         self.states = {mlp.layer: LayerState(mlp, options, device) for mlp in mlps}
         self.sampled: list[slice] = []
         self.positions = 0
@@ -412,12 +457,17 @@ class ShardCollection:
         position = torch.from_numpy(self.sample.position[sampled].astype(np.int64)).to(self.device)
         counted = counted.to(self.device, torch.float32)
 
-        def receive(mlp: GatedMLP, gate: Tensor, in_: Tensor, post: Tensor) -> None:
+        def reduce(mlp: GatedMLP, gate: Tensor, in_: Tensor, post: Tensor) -> None:
             state = self.states[mlp.layer]
             state.reduce(gate, in_, post, lengths, counted, texts)
             state.keep_sample(gate, in_, row, position)
 
-        run_taps(model, self.mlps, token.to(self.device), real.to(self.device).long(), receive)
+        run_taps(model, self.mlps, token.to(self.device), real.to(self.device).long(), partial(self.workers.submit, reduce))
+        self.workers.wait()
+
+    def write(self, mlp: GatedMLP, folder: Path, footer: Mapping[str, object]) -> None:
+        """Write the finished aggregate of one layer."""
+        write_aggregate(self.aggregate(mlp), folder, footer)
 
     def aggregate(self, mlp: GatedMLP) -> Aggregate:
         """The finished aggregate of one layer."""

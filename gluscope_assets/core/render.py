@@ -227,13 +227,17 @@ def format_share(share: float) -> str:
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits with a true minus sign; a dash for what is not there."""
+    """`digits` significant digits (one less beside an exponent) with a true minus sign; a dash for what is not there."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
-    text = f"{value:.{digits - 1}e}" if size < -4 or size >= 7 else f"{value:.{max(digits - 1 - size, 0)}f}"
+    if -4 <= size < 7:
+        text = f"{value:.{max(digits - 1 - size, 0)}f}"
+    else:
+        fraction, exponent = f"{value:.{digits - 2}e}".split("e")
+        text = f"{fraction}e{int(exponent)}"
     return text.replace("-", "−")
 
 
@@ -448,8 +452,8 @@ def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> lis
                 left="".join(left),
                 peak=shown[peak - first],
                 right="".join(right),
-                near_left="".join(left[-12:]),
-                near_right="".join(right[:8]),
+                near_left="".join(left[-20:]),
+                near_right="".join(right[:16]),
                 document=visible(texts.document_of(int(packed.text[example]))),
                 text=int(packed.text[example]),
                 position=int(packed.position[example]),

@@ -37,12 +37,12 @@
   };
   const activate = FUNCTIONS[data.function];
 
-  /** Four significant digits or more, a true minus sign, no exponent where none is needed. */
+  /** `digits` significant digits (one less beside an exponent) with a true minus sign, as the page's table has them. */
   function format(value, digits = 4) {
     if (value === 0) return "0";
     const size = Math.floor(Math.log10(Math.abs(value)));
-    const text = size < -4 || size >= 7 ? value.toExponential(digits - 1) : value.toFixed(Math.max(digits - 1 - size, 0));
-    return text.replace(/-/g, "−");
+    const text = size < -4 || size >= 7 ? value.toExponential(digits - 2) : value.toFixed(Math.max(digits - 1 - size, 0));
+    return text.replace("e+", "e").replace(/-/g, "−");
   }
   const signed = (value, digits) => (value > 0 ? "+" : "") + format(value, digits);
   const label = (quadrant) => quadrant.replace("_", "\u2002").replace("-", "−");
