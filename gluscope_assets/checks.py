@@ -6,6 +6,7 @@ a partitioned check of a range run without its partition; they find the partitio
 
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -47,19 +48,21 @@ def aggregate_checks(study: Study) -> dg.AssetChecksDefinition:
         ],
     )
     def check_aggregates(context: dg.AssetCheckExecutionContext, storage: Storage) -> Iterator[dg.AssetCheckResult]:
+        from gluscope_assets.core.aggregate import LAYERS_AT_ONCE
         from gluscope_assets.core.verify import verify_aggregate
 
         folder = storage.of(study)
         corpus = TokenizedCorpus.open(folder.corpus)
         problems: dict[str, list[str]] = {name: [] for name in AGGREGATE_CHECKS}
         layers = built_layers(study, folder, context)
-        for key, layer in layers:
-            aggregate = folder.aggregate(key, layer)
-            found = verify_aggregate(aggregate, corpus, study.collection)
-            for name, sentences in found.items():
-                problems[name] += [f"{key}, layer {layer}: {sentence}" for sentence in sentences]
-            if any(found.values()):
-                set_aside(aggregate)
+        aggregates = [folder.aggregate(key, layer) for key, layer in layers]
+        with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
+            all_found = pool.map(lambda aggregate: verify_aggregate(aggregate, corpus, study.collection), aggregates)
+            for (key, _), aggregate, found in zip(layers, aggregates, all_found, strict=True):
+                for name, sentences in found.items():
+                    problems[name] += [f"{key}: {sentence}" for sentence in sentences]
+                if any(found.values()):
+                    set_aside(aggregate)
         for name, sentences in problems.items():
             yield _result(asset, name, sentences, len(layers))
 

@@ -88,31 +88,35 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
     def quadrant_aggregates(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
-        from gluscope_assets.core.aggregate import merge_shards
+        from gluscope_assets.core.aggregate import merge_layers
 
         folder, fingerprints = storage.of(study), []
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
+            shards = {layer: recorded_fingerprint(folder.shards(key, layer) / FIRST_SHARD) for layer in layers}
+            footers = {
+                layer: provenance(study, "quadrant_aggregates", {"activation_shards": shards[layer]}, checkpoint)
+                for layer in layers
+            }
             with progress.show(context, f"{checkpoint.name}: aggregates", "layers") as show:
-                for done, layer in enumerate(layers, start=1):
-                    shards, destination = folder.shards(key, layer), folder.aggregate(key, layer)
-                    inputs = {"activation_shards": recorded_fingerprint(shards / FIRST_SHARD)}
-                    footer = provenance(study, "quadrant_aggregates", inputs, checkpoint)
-                    fingerprints.append(footer["fingerprint"])
-                    aggregate = merge_shards(shards, destination, footer)
-                    show(done, len(layers))
-                    metadata = {
-                        "fingerprint": str(footer["fingerprint"]),
-                        "neurons": aggregate.neurons,
-                        "counted tokens": aggregate.positions,
-                        "bytes": size_of(destination),
-                        "path": dg.MetadataValue.path(destination),
-                        **quadrant_shares(aggregate.count.sum(axis=1) / (aggregate.positions * aggregate.neurons or 1)),
-                        "dagster/row_count": aggregate.neurons,
-                        "dagster/column_schema": column_schema(destination / "statistics.parquet"),
-                        "rows": sample_rows(destination / "statistics.parquet", ["neuron", "zero", *COUNTS]),
-                    }
-                    context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
+                reports = merge_layers(
+                    layers, partial(folder.shards, key), partial(folder.aggregate, key), footers.__getitem__, show
+                )
+            for layer, report in reports.items():
+                destination = folder.aggregate(key, layer)
+                fingerprints.append(footers[layer]["fingerprint"])
+                metadata = {
+                    "fingerprint": str(footers[layer]["fingerprint"]),
+                    "neurons": report.neurons,
+                    "counted tokens": report.positions,
+                    "bytes": size_of(destination),
+                    "path": dg.MetadataValue.path(destination),
+                    **quadrant_shares(report.frequency),
+                    "dagster/row_count": report.neurons,
+                    "dagster/column_schema": column_schema(destination / "statistics.parquet"),
+                    "rows": sample_rows(destination / "statistics.parquet", ["neuron", "zero", *COUNTS]),
+                }
+                context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
         return dg.MaterializeResult(data_version=data_version(fingerprints))
 
     return quadrant_aggregates

@@ -4,7 +4,8 @@ An activation shard is a quadrant aggregate of part of the corpus: it has the sa
 takes aggregates and gives one. What is measured, and how, belongs to `collect`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
+from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 
 Array = npt.NDArray[Any]
@@ -172,6 +174,43 @@ def merge_shards(layer_folder: Path, destination: Path, provenance: Mapping[str,
     merged = merge_all(read_aggregate(folder) for folder in folders)
     write_aggregate(merged, destination, {**common, **provenance})
     return merged
+
+
+LAYERS_AT_ONCE = 2
+"""Layers merged beside each other: reading and writing Parquet and ranking leave Python to other threads."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What one layer's merge gave."""
+
+    neurons: int
+    positions: int
+    """Counted positions."""
+    frequency: list[float]
+    """Share of counted positions in each quadrant, over the layer's neurons."""
+
+
+def merge_layers(
+    layers: Sequence[int],
+    shards: Callable[[int], Path],
+    destination: Callable[[int], Path],
+    provenance: Callable[[int], Mapping[str, object]],
+    progress: Progress = no_progress,
+) -> dict[int, MergeReport]:
+    """Merge the shards of each layer in the folder `shards(layer)` into `destination(layer)`. Progress counts layers."""
+
+    def merge_layer(layer: int) -> MergeReport:
+        merged = merge_shards(shards(layer), destination(layer), provenance(layer))
+        share = merged.count.sum(axis=1) / (merged.positions * merged.neurons or 1)
+        return MergeReport(merged.neurons, merged.positions, share.tolist())
+
+    reports = {}
+    with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
+        for layer, report in zip(layers, pool.map(merge_layer, layers), strict=True):
+            reports[layer] = report
+            progress(len(reports), len(layers))
+    return reports
 
 
 # Files

@@ -242,6 +242,30 @@ def _sign_weights(values: Tensor) -> dict[str, Tensor]:
     return {"+": positive, "-": positive - sign}
 
 
+def put_statistics(
+    activations: list[Tensor],
+    inside: list[Tensor],
+    count: Tensor,
+    sums: Tensor,
+    squares: Tensor,
+    largest: Tensor,
+    smallest: Tensor,
+) -> None:
+    """Put each text's statistics: count [Q, texts, neurons], the others [Q, A, texts, neurons].
+
+    activations and inside are [texts, neurons, positions]. An empty quadrant has -inf as largest and inf as smallest.
+    """
+    outside, scratch = torch.empty_like(inside[0]), torch.empty_like(inside[0])
+    for q, weight in enumerate(inside):
+        torch.sum(weight, dim=2, out=count[q])
+        torch.reciprocal(weight, out=outside).neg_().add_(1)  # 0 inside the quadrant, -inf outside
+        for a, value in enumerate(activations):
+            torch.sum(torch.mul(value, weight, out=scratch), dim=2, out=sums[q, a])
+            torch.sum(scratch.square_(), dim=2, out=squares[q, a])
+            torch.amax(torch.add(value, outside, out=scratch), dim=2, out=largest[q, a])
+            torch.amin(torch.sub(value, outside, out=scratch), dim=2, out=smallest[q, a])
+
+
 class LayerState:
     """One layer's running aggregate, on the device of the forward pass. Letters as in `Aggregate`."""
 
@@ -280,16 +304,29 @@ class LayerState:
         shape = (len(texts), gate.shape[2], gate.shape[1])
         activations = [torch.empty(shape, device=gate.device) for _ in ACTIVATIONS]
         inside = [torch.empty(shape, device=gate.device) for _ in QUADRANTS]
-        farthest = []
+        texts_of_neurons = (len(texts), self.mlp.width)
+        count = torch.empty(len(QUADRANTS), *texts_of_neurons, device=gate.device)
+        sums, squares, largest, smallest = torch.empty(
+            4, len(QUADRANTS), len(ACTIVATIONS), *texts_of_neurons, device=gate.device
+        )
         at_once = max(1, CELLS_AT_ONCE // activations[0][0].numel())
         for first in range(0, len(texts), at_once):
             part = slice(first, first + at_once)
             for stored, tensor in zip(activations, (gate, in_, None, post), strict=True):
                 stored[part] = self.mlp.act(activations[0][part]) if tensor is None else tensor[part].transpose(1, 2)
-            put_quadrant_weights(activations[0][part], activations[1][part], counted[part], [stored[part] for stored in inside])
-            farthest.append(self._fold([stored[part] for stored in activations], [stored[part] for stored in inside]))
+            here, weights = [stored[part] for stored in activations], [stored[part] for stored in inside]
+            put_quadrant_weights(here[0], here[1], counted[part], weights)
+            put_statistics(here, weights, *(stored[..., part, :] for stored in (count, sums, squares, largest, smallest)))
+        # float32 within a text, float64 across texts.
         self.counted += counted.sum().long()
-        self._insert(activations, inside, torch.cat(farthest), lengths, texts)
+        self.count += count.sum(dim=1, dtype=torch.float64).long()
+        self.sum += sums.double().sum(dim=2)
+        self.sum_of_squares += squares.double().sum(dim=2)
+        torch.maximum(self.maximum, largest.amax(dim=2), out=self.maximum)
+        torch.minimum(self.minimum, smallest.amin(dim=2), out=self.minimum)
+        farthest = torch.where(count[:, None] > 0, torch.maximum(largest, -smallest).abs(), -1.0)
+        lists = [farthest[QUADRANTS.index(quadrant), ACTIVATIONS.index(activation)] for quadrant, activation in LISTS]
+        self._insert(activations, inside, torch.stack(lists, dim=1), lengths, texts)
 
     def _raise_if_not_finite(self, gate: Tensor, in_: Tensor, post: Tensor, lengths: Tensor, texts: range) -> None:
         for name, tensor in (("gate", gate), ("in", in_), ("post", post)):
@@ -299,26 +336,6 @@ class LayerState:
                         f"Layer {self.mlp.layer} has an infinite or undefined {name} in text {texts[row]}; "
                         f"use a wider model.dtype or check the checkpoint's weights."
                     )
-
-    def _fold(self, activations: list[Tensor], inside: list[Tensor]) -> Tensor:
-        """Add to counts, sums and extremes; give each list's largest |value| [texts, lists, neurons], -1 where none is."""
-        farthest = []
-        outside, scratch = torch.empty_like(inside[0]), torch.empty_like(inside[0])
-        for q, weight in enumerate(inside):
-            count = weight.sum(dim=2).long()
-            self.count[q] += count.sum(dim=0)
-            torch.reciprocal(weight, out=outside).neg_().add_(1)  # 0 inside the quadrant, -inf outside
-            for a, value in enumerate(activations):
-                # float32 within a text, float64 across texts.
-                self.sum[q, a] += torch.mul(value, weight, out=scratch).sum(dim=2).double().sum(dim=0)
-                self.sum_of_squares[q, a] += scratch.square_().sum(dim=2).double().sum(dim=0)
-                largest = torch.add(value, outside, out=scratch).amax(dim=2)
-                smallest = torch.sub(value, outside, out=scratch).amin(dim=2)
-                torch.maximum(self.maximum[q, a], largest.amax(dim=0), out=self.maximum[q, a])
-                torch.minimum(self.minimum[q, a], smallest.amin(dim=0), out=self.minimum[q, a])
-                if (QUADRANTS[q], ACTIVATIONS[a]) in LISTS:
-                    farthest.append(torch.where(count > 0, torch.maximum(largest, -smallest).abs(), -1.0))
-        return torch.stack(farthest, dim=1)
 
     def _insert(self, activations: list[Tensor], inside: list[Tensor], farthest: Tensor, lengths: Tensor, texts: range) -> None:
         """Put the texts whose largest |value| [texts, lists, neurons] beats a list's last example into that list."""

@@ -11,8 +11,9 @@ import json
 import math
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,23 +138,16 @@ class QuadrantView:
     share: float
     rows: list[tuple[str, list[str]]]
     """(activation, [min, mean, std, max]) as text."""
-    in_all: int = 0
     examples: list["StaticExample"] = field(default_factory=list)
-
-    @property
-    def gate(self) -> str:
-        return self.name[4]
-
-    @property
-    def in_(self) -> str:
-        return self.name[-1]
 
 
 @dataclass(frozen=True)
 class StaticExample:
     """One line of text with its peak, for readers without JavaScript."""
 
+    post: float
     value: str
+    """`post` as the page shows it."""
     left: str
     peak: str
     right: str
@@ -227,16 +221,16 @@ def format_share(share: float) -> str:
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits (one less beside an exponent) with a true minus sign; a dash for what is not there."""
+    """`digits` significant digits with a true minus sign; a dash for what is not there."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
-    if -4 <= size < 7:
+    if -3 <= size < 7:
         text = f"{value:.{max(digits - 1 - size, 0)}f}"
     else:
-        fraction, exponent = f"{value:.{digits - 2}e}".split("e")
+        fraction, exponent = f"{value:.{digits - 1}e}".split("e")
         text = f"{fraction}e{int(exponent)}"
     return text.replace("-", "−")
 
@@ -273,7 +267,7 @@ def render_neuron_pages(
     function = activation_function(activation)
     neurons = site_map.neurons(checkpoint_key)
     folder = site / checkpoint_key / f"{layer:02d}"
-    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | {"index.html"})
+    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | ({"index.html"} if neurons else set()))
     if not neurons:
         return RenderReport(0, 0, 0, ())
     statistics = _rows_by_neuron(aggregate / "statistics.parquet")
@@ -307,17 +301,8 @@ def render_neuron_pages(
             vocabulary,
         )
         counts, quadrants, scale = _statistics(statistics[neuron], quadrant_of, sign)
-        quadrants = [
-            QuadrantView(
-                quadrant.name,
-                quadrant.count,
-                quadrant.share,
-                quadrant.rows,
-                examples=_static_examples(packed, quadrant.name, corpus),
-            )
-            for quadrant in quadrants
-        ]
-        place = neurons.index(neuron) if neurons[neuron : neuron + 1] != [neuron] else neuron
+        quadrants = [replace(quadrant, examples=_static_examples(packed, quadrant.name, corpus)) for quadrant in quadrants]
+        place = bisect_left(neurons, neuron)
         data = {
             "layer": layer,
             "neuron": neuron,
@@ -448,7 +433,8 @@ def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> lis
         left, right = shown[: peak - first], shown[peak - first + 1 :]
         out.append(
             StaticExample(
-                value=signed(float(packed.value[example])),
+                post=float(packed.post[example]),
+                value=signed(float(packed.post[example])),
                 left="".join(left),
                 peak=shown[peak - first],
                 right="".join(right),
@@ -465,7 +451,7 @@ def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> lis
 def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:
     """The example with the largest |post| of all quadrants."""
     found = [quadrant.examples[0] for quadrant in quadrants if quadrant.examples]
-    return max(found, key=lambda example: abs(float(example.value.replace("−", "-"))), default=None)
+    return max(found, key=lambda example: abs(example.post), default=None)
 
 
 def _weights(row: Mapping[str, Any], sign: int, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -518,7 +504,7 @@ def _spans(numbers: Sequence[int]) -> list[list[int]]:
 
 
 def _write(path: Path, text: str) -> int:
-    """Write `text` as UTF-8 and return its size. A page whose bytes are there already is left alone."""
+    """Write `text` as UTF-8 and return its size."""
     content = text.encode("utf-8", "replace")
     with replacing(path) as temporary:
         temporary.write_bytes(content)

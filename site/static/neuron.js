@@ -37,11 +37,11 @@
   };
   const activate = FUNCTIONS[data.function];
 
-  /** `digits` significant digits (one less beside an exponent) with a true minus sign, as the page's table has them. */
+  /** `digits` significant digits with a true minus sign, as the page's table has them. */
   function format(value, digits = 4) {
     if (value === 0) return "0";
     const size = Math.floor(Math.log10(Math.abs(value)));
-    const text = size < -4 || size >= 7 ? value.toExponential(digits - 2) : value.toFixed(Math.max(digits - 1 - size, 0));
+    const text = size < -3 || size >= 7 ? value.toExponential(digits - 1) : value.toFixed(Math.max(digits - 1 - size, 0));
     return text.replace("e+", "e").replace(/-/g, "−");
   }
   const signed = (value, digits) => (value > 0 ? "+" : "") + format(value, digits);
@@ -231,8 +231,10 @@
         paint(cell, (Math.sign(step) * step * step) / 25, 1);
         scale.append(cell);
       }
-      const text = (content) => Object.assign(document.createElement("span"), { textContent: content });
-      legend.replaceChildren(text(`${shown}${own ? " in the list's own quadrant" : " of all tokens"}`), text(`−${format(most, 3)}`), scale, text(`+${format(most, 3)}`));
+      const text = (content, tag = "span", className = "") => Object.assign(document.createElement(tag), { textContent: content, className });
+      const what = text("", "span", "what");
+      what.append(text(shown, "b"), text(own ? " in own quadrant" : " of all tokens", "span", "reach"));
+      legend.replaceChildren(what, text(`−${format(most, 3)}`), scale, text(`+${format(most, 3)}`));
       legend.title = `Full depth is the largest |${shown}| in the corpus, ${format(most)}; depth grows with the square root of the size.`;
     }
 

@@ -21,16 +21,18 @@
   /** @param {CheckpointPages} entry */
   const countOf = (entry) => entry.neurons.reduce((sum, [first, end]) => sum + end - first, 0);
 
-  /** Any page of this page's checkpoint, or of the last one. */
+  /** Another page of this page's checkpoint, or any of the last one. */
   function randomPage() {
-    const entry = current || checkpoints[checkpoints.length - 1];
-    const layer = entry.layers[Math.floor(Math.random() * entry.layers.length)];
-    let place = Math.floor(Math.random() * countOf(entry));
-    for (const [first, end] of entry.neurons) {
-      if (place < end - first) return pageOf(entry.key, layer, first + place);
-      place -= end - first;
-    }
-    return root + "index.html";
+    const entry = current || checkpoints[checkpoints.length - 1], count = countOf(entry);
+    const pages = count * entry.layers.length;
+    let chosen = Math.floor(Math.random() * pages);
+    const at = (place) => {
+      let rest = place % count;
+      const span = entry.neurons.find(([first, end]) => (rest < end - first ? true : ((rest -= end - first), false)));
+      return { layer: entry.layers[Math.floor(place / count)], neuron: span[0] + rest };
+    };
+    if (at(chosen).layer === Number(here.layer) && at(chosen).neuron === Number(here.neuron)) chosen = (chosen + 1) % pages;
+    return pageOf(entry.key, at(chosen).layer, at(chosen).neuron);
   }
 
   /** Give a link that the page left without a target its page and its label. */

@@ -1,0 +1,223 @@
+"""Every command and example of the README, run: the demo is built once, with `make demo`, and looked at."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.quadrants import oriented_quadrant
+from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.studies.study import load_study
+from gluscope_assets_tests.tiny import write_checkpoint, write_corpus
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+OWN_STUDY = [
+    "export GLUSCOPE_STUDIES=mine.yaml",
+    "gluscope studies",
+    "gluscope build --study mine",
+    "gluscope build --study mine --checkpoint step1000 --layers 0-1",
+]
+MAKE = ["make demo", "make test", "make serve", "make ui", "make lint", "make demo-model"]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def make(target: str, home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """`make TARGET` in the checkout, with its own home folder."""
+    environment = {**os.environ, "GLUSCOPE_HOME": str(home)}
+    return subprocess.run(["make", *flags, target], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder that `make demo` filled."""
+    home = tmp_path_factory.mktemp("demo") / ".gluscope"
+    done = make("demo", home)
+    assert done.returncode == 0, done.stderr
+    assert f"The site is at {home}/demo/site/index.html" in done.stdout
+    assert "gluscope serve --study demo" in done.stdout
+    assert re.search(r"activations: [\d,]+ of [\d,]+ tokens, [\d,]+ tokens/s, \d+:\d\d (left|in all)", done.stderr)
+    return home
+
+
+def test_every_command_is_run_by_a_test() -> None:
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    assert sorted(commands) == sorted([*MAKE, *OWN_STUDY])
+
+
+def test_a_second_demo_does_nothing(demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (demo / "demo").rglob("*")}
+    done = make("demo", demo)
+    assert "everything is fresh, nothing to do" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (demo / "demo").rglob("*")} == before
+
+
+def test_the_demo_has_its_checkpoints_and_keeps_its_size(demo: Path) -> None:
+    study = load_study(ROOT / "gluscope_assets" / "studies" / "demo.yaml")
+    names = [checkpoint.name for checkpoint in study.model.checkpoints]
+    site = demo / "demo" / "site"
+    assert len(names) >= 4
+    assert sorted(path.name.rpartition("-")[0] for path in site.iterdir() if re.match(r"step-", path.name)) == names
+    assert len(list(site.glob(f"{names[-1]}-*/*/[0-9]*.html"))) == 4 * 448
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 300e6
+    shipped = sum(path.stat().st_size for path in (ROOT / "gluscope_assets" / "demo").rglob("*") if path.is_file())
+    assert shipped <= 15e6
+
+
+def test_the_corpus_is_documentation_and_source_and_knows_its_documents(demo: Path) -> None:
+    corpus = TokenizedCorpus.open(demo / "demo" / "corpus" / "texts.parquet")
+    names = {corpus.document_of(text) for text in range(corpus.n_texts)}
+    assert any(name.startswith("topics/") for name in names)
+    assert any(name.endswith(".py") for name in names)
+
+
+def test_the_named_neurons_do_what_is_said_of_them(demo: Path) -> None:
+    """Most texts that drive a neuron named in the README hardest peak at the token that it names."""
+    rows = re.findall(r"\[layer (\d), neuron (\d+)\]\(\.gluscope/demo/(\S+)\) \| (gate. in.) \| ([^|]+) \|", README)
+    assert len(rows) >= 6
+    corpus = TokenizedCorpus.open(demo / "demo" / "corpus" / "texts.parquet")
+    tokens = {276: '"""', 410: ".", 417: "def", 284: "(", 300: " in", 177: "from", 84: "'", 75: ".", 326: " is"}
+    for layer, neuron, page, quadrant, _ in rows:
+        assert (demo / "demo" / page).is_file(), page
+        key = page.split("/")[1]
+        row = pl.col("neuron") == int(neuron)
+        weights = pl.read_parquet(demo / "demo" / "weights" / key / f"layer-0{layer}.parquet").row(by_predicate=row, named=True)
+        raw = oriented_quadrant(quadrant.replace(" ", "_").replace("−", "-"), weights["orientation"])
+        examples = pl.read_parquet(demo / "demo" / "aggregates" / key / f"layer-0{layer}" / "examples.parquet").filter(row)
+        decoder = TokenDecoder.from_folder(ROOT / "gluscope_assets" / "demo" / "checkpoints" / key.rpartition("-")[0])
+        peaks = [int(corpus.tokens_of(entry["text"])[entry["position"]]) for entry in examples[f"{raw}_post"][0].to_list()]
+        hits = sum(decoder.piece(peak) == tokens[int(neuron)] for peak in peaks)
+        assert hits >= 10, (neuron, [decoder.piece(peak) for peak in peaks])
+
+
+def test_the_demo_model_writes_python() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = sorted((ROOT / "gluscope_assets" / "demo" / "checkpoints").glob("step-*"))[-1]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    prompt = tokenizer("def __init__(self,", return_tensors="pt")
+    written = tokenizer.decode(model.generate(**prompt, max_new_tokens=16, do_sample=False)[0], skip_special_tokens=True)
+    assert re.match(r"def __init__\(self, [\w*, =]+\):\n +self\.\w+ = ", written), written
+
+
+def test_the_table_of_training_improves() -> None:
+    table = json.loads((ROOT / "gluscope_assets" / "demo" / "checkpoints" / "training.json").read_text())
+    rows = next(value for value in table.values() if isinstance(value, list) and value and "validation_loss" in value[0])
+    losses = [row["validation_loss"] for row in rows]
+    assert len(losses) >= 4
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_the_polars_examples_run_on_the_demo(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / ".gluscope").symlink_to(demo)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks("python"))], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "shape: (4, 2)" in done.stdout
+    assert "shape: (16, 6)" in done.stdout
+
+
+def test_a_study_of_ones_own(tmp_path: Path) -> None:
+    (block,) = blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(block)
+    write_corpus(tmp_path / "texts")
+    write_checkpoint(tmp_path / "checkpoints" / "step1000", seed=0)
+    (commands,) = [block for block in blocks("bash") if "GLUSCOPE_STUDIES" in block]
+    environment = {name: value for name, value in os.environ.items() if name != "GLUSCOPE_HOME"}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "everything is fresh" in done.stdout
+    assert len(list((tmp_path / ".gluscope" / "mine" / "site").glob("step1000-*/*/[0-9]*.html"))) == 2 * 12
+
+
+@contextmanager
+def started(target: str, home: Path) -> Iterator[None]:
+    """`make TARGET` running in the background, with all that it starts ended afterwards."""
+    environment = {**os.environ, "GLUSCOPE_HOME": str(home)}
+    process = subprocess.Popen(
+        ["make", target],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def fetched(address: str, seconds: float = 120) -> str:
+    """What an address answers, once it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def test_make_serve_serves_the_site(demo: Path) -> None:
+    with started("serve", demo):
+        assert "GLUScope" in fetched("http://127.0.0.1:8700/index.html")
+
+
+def test_make_ui_shows_the_runs_of_the_demo(demo: Path) -> None:
+    query = "{assetsOrError{...on AssetConnection{nodes{key{path} assetMaterializations(limit:1){runId}}}}}"
+    with started("ui", demo):
+        fetched("http://127.0.0.1:3000/server_info")
+        answer = json.loads(fetched(f"http://127.0.0.1:3000/graphql?query={urllib.parse.quote(query)}"))
+    assets = {tuple(node["key"]["path"]): node["assetMaterializations"] for node in answer["data"]["assetsOrError"]["nodes"]}
+    assert assets["demo", "site"]
+    assert assets["demo", "neuron_pages"]
+
+
+def test_make_lint_is_clean(tmp_path: Path) -> None:
+    done = make("lint", tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_make_test_runs_all_tests_and_make_demo_model_the_training(tmp_path: Path) -> None:
+    assert re.search(r"python -m pytest\s*$", make("test", tmp_path, "-n").stdout)
+    command = make("demo-model", tmp_path, "-n").stdout.strip().splitlines()[-1]
+    small = [*command.split(), "--steps", "2", "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]
+    done = subprocess.run(small, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out").rglob("model.safetensors"))
+
+
+def test_the_picture_is_there() -> None:
+    for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README):
+        assert (ROOT / picture).stat().st_size > 10_000
+    assert shutil.which("make")
