@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ NEURONS_AT_ONCE = 32
 """Neurons whose examples are in memory together."""
 STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
+_SPACES = re.compile(" {3,}")
+
 TABLE_NEURONS = 2048
 """A layer with more pages lists them as plain links, without a row of figures each."""
 
@@ -152,7 +155,7 @@ class StaticExample:
     peak: str
     right: str
     near_left: str
-    """The end of `left`, for a narrow place."""
+    """The end of `left` for a narrow place, runs of spaces shortened."""
     near_right: str
     document: str
     text: int
@@ -438,8 +441,8 @@ def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> lis
                 left="".join(left),
                 peak=shown[peak - first],
                 right="".join(right),
-                near_left="".join(left[-20:]),
-                near_right="".join(right[:16]),
+                near_left=_SPACES.sub("  ", "".join(left[-20:])),
+                near_right=_SPACES.sub("  ", "".join(right[:16])),
                 document=visible(texts.document_of(int(packed.text[example]))),
                 text=int(packed.text[example]),
                 position=int(packed.position[example]),

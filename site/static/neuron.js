@@ -132,7 +132,15 @@
       element.className = "t";
       const parts = text.split("\n");
       parts.forEach((part, i) => {
-        element.append(part);
+        // Runs of spaces are set narrow in lines, where indentation would push the words out of sight.
+        for (const run of part.split(/( {2,})/)) {
+          if (run.startsWith("  ")) {
+            const indent = document.createElement("span");
+            indent.className = "indent";
+            indent.textContent = run;
+            element.append(indent);
+          } else if (run) element.append(run);
+        }
         if (i < parts.length - 1) element.append(document.createElement("br"));
       });
       if (!text) element.classList.add("rest");
