@@ -44,7 +44,8 @@ def blocks(language: str) -> list[str]:
 def make(target: str, home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """`make TARGET` in the checkout, with its own home folder."""
     environment = {**os.environ, "GLUSCOPE_HOME": str(home)}
-    return subprocess.run(["make", "--no-print-directory", *flags, target], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    command = ["make", "--no-print-directory", *flags, target]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
