@@ -15,6 +15,7 @@ from typing import Literal
 import dagster as dg
 import rich.progress
 from rich.console import Console
+from rich.table import Column
 from rich.text import Text
 
 from gluscope_assets.core.progress import Progress
@@ -121,23 +122,24 @@ class ProgressLines:
 def progress_bars(console: Console) -> rich.progress.Progress:
     """Bars with the work done, its rate and the time left."""
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=30),
-        _WorkColumn(),
+        rich.progress.TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        # Narrow, so that a line fits a terminal of 80 columns.
+        rich.progress.BarColumn(bar_width=12),
+        _WorkColumn(table_column=Column(no_wrap=True)),
         rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
     )
 
 
 class _WorkColumn(rich.progress.ProgressColumn):
-    """`1,200 of 9,000 tokens, 350 tokens/s`."""
+    """`1,200/9,000 tokens, 350/s`."""
 
     def render(self, task: rich.progress.Task) -> Text:
         if task.total is None:
             return Text("starting")
         unit = task.fields["unit"]
-        rate = f", {task.completed / task.elapsed:,.0f} {unit}/s" if task.elapsed else ""
-        return Text(f"{int(task.completed):,} of {int(task.total):,} {unit}{rate}")
+        rate = f", {task.completed / task.elapsed:,.0f}/s" if task.elapsed else ""
+        return Text(f"{int(task.completed):,}/{int(task.total):,} {unit}{rate}")
 
 
 def _clock(seconds: float) -> str:
