@@ -78,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    # Dagster's interrupt handling can close a chain of causes to a circle.
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -87,6 +87,15 @@ def another_layer_count(folder: Path) -> None:
     write_study(folder / "tiny.yaml", content)
 
 
+def truncated_weights(folder: Path) -> None:
+    path = folder / "second" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def broken_tokenizer(folder: Path) -> None:
+    (folder / "first" / "tokenizer.json").write_text("{")
+
+
 def larger_tokenizer(folder: Path) -> None:
     for name in ("first", "second"):
         write_tokenizer(folder / name, vocabulary=310)
@@ -101,6 +110,8 @@ def larger_tokenizer(folder: Path) -> None:
         (gpt2, "GPT2Model has no gated MLP"),
         (another_layer_count, "has 2 layers with a gated MLP and the study says 3"),
         (larger_tokenizer, "vocabulary"),
+        (truncated_weights, "model.safetensors is damaged"),
+        (broken_tokenizer, "the tokenizer in"),
     ],
 )
 def test_bad_input_ends_a_build_with_one_sentence_and_no_files(

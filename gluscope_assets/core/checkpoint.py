@@ -83,10 +83,9 @@ def _download(options: CheckpointOptions) -> Path:
     try:
         return Path(snapshot_download(options.repository or "", revision=options.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"Checkpoint {options.name}: {options.repository} at {options.revision} cannot be fetched from the Hub "
-            f"({reason}); check its id, revision, your access and the network."
+            f"({_first_line(error)}); check its id, revision, your access and the network."
         ) from error
 
 
@@ -103,9 +102,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer_hash(checkpoint)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        checkpoint.folder, trust_remote_code=False, local_files_only=True, split_special_tokens=True
-    )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True, split_special_tokens=True
+        )
+    except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
+        raise InputError(
+            f"Checkpoint {checkpoint.name}: the tokenizer in {checkpoint.folder} cannot be read "
+            f"({_first_line(error)}); save it again."
+        ) from error
     return tokenizer
 
 
@@ -116,10 +121,14 @@ def read_config(checkpoint: Checkpoint) -> Any:
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({reason})."
+            f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({_first_line(error)})."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of another library says first."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def read_shape(checkpoint: Checkpoint) -> ModelShape:
@@ -138,8 +147,18 @@ def read_shape(checkpoint: Checkpoint) -> ModelShape:
 
 
 def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
-    """The checkpoint's shape. InputError if its layers or its tokenizer do not fit."""
+    """The checkpoint's shape. InputError if its layers or its tokenizer do not fit, or a file of weights is damaged."""
+    from safetensors import SafetensorError, safe_open
+
     shape = read_shape(checkpoint)
+    for path in sorted(checkpoint.folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise InputError(
+                f"Checkpoint {checkpoint.name}: {path} is damaged ({_first_line(error)}); copy it again."
+            ) from error
     if shape.layers != layers:
         raise InputError(
             f"Checkpoint {checkpoint.name} has {shape.layers} layers with a gated MLP and the study says {layers}; "
@@ -155,17 +174,32 @@ def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedModel":
-    """The base model without its head, in `dtype` on `device`, ready for inference."""
+    """The base model without its head, in `dtype` on `device`, ready for inference. InputError if weights are missing."""
     import torch
     from transformers import AutoModel
 
-    model: PreTrainedModel = AutoModel.from_pretrained(
-        checkpoint.folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    model: PreTrainedModel
+    try:
+        model, loading = AutoModel.from_pretrained(
+            checkpoint.folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"Checkpoint {checkpoint.name}: the weights in {checkpoint.folder} cannot be loaded ({_first_line(error)}); "
+            f"save config.json and weights from one model."
+        ) from error
+    # transformers fills what is missing with random numbers.
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"Checkpoint {checkpoint.name}: the weights in {checkpoint.folder} lack {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; save all weights of the model."
+        )
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model

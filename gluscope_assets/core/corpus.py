@@ -231,7 +231,10 @@ def _tokenize(options: CorpusOptions, tokenizer: "PreTrainedTokenizerBase", prog
 def _read_token_file(options: CorpusOptions) -> list[Text]:
     assert options.path is not None
     path = _token_file(options.path)
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a Parquet file; give one with a column input_ids.") from error
     if "input_ids" not in table.column_names:
         raise InputError(f"{path} has no column input_ids; give a Parquet file with one list of token ids a row.")
     texts = []

@@ -3,7 +3,7 @@
 Nothing here is imported from the code under test but names and containers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,6 +220,3 @@ def collect_merged(
 ) -> Aggregate:
     """The merged aggregate of one layer."""
     return merge_all(collect_in_memory(model, corpus, options, folder, layer))
-
-
-Act = Callable[[Tensor], Tensor]

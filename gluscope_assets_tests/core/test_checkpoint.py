@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -57,6 +58,23 @@ def test_the_model_is_loaded_without_its_head_in_the_dtype_asked_for(folder: Pat
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert [(mlp.layer, mlp.width) for mlp in find_gated_mlps(model)] == [(0, 6), (1, 6)]
+
+
+def test_missing_weights_are_refused_not_filled_in(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.gate_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lack layers.1.mlp.gate_proj.weight; save all weights"):
+        load_model(resolve_checkpoint(options(folder)), "float32", "cpu")
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 7}))
+    with pytest.raises(InputError, match="cannot be loaded") as raised:
+        load_model(resolve_checkpoint(options(folder)), "float32", "cpu")
+    assert "\n" not in str(raised.value)
 
 
 def test_another_layer_count_is_refused(folder: Path) -> None:

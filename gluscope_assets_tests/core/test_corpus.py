@@ -105,10 +105,13 @@ def test_token_files_keep_their_rows_as_texts(tmp_path: Path, checkpoint: Checkp
 def test_bad_sources_are_one_sentence_and_write_nothing(tmp_path: Path, checkpoint: Checkpoint) -> None:
     rows = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"tokens": [[1]]}), rows)
+    garbage = tmp_path / "garbage.parquet"
+    garbage.write_text("no table")
     empty = folder_of(tmp_path, one="")
     cases = [
         (CorpusOptions(source="tokens", path=rows), "no column input_ids"),
         (CorpusOptions(source="tokens", path=tmp_path / "none.parquet"), "does not exist"),
+        (CorpusOptions(source="tokens", path=garbage), "is not a Parquet file"),
         (CorpusOptions(source="folder", path=empty), "holds no text"),
         (CorpusOptions(source="folder", path=empty, text_tokens=1), "leaves no room"),
     ]
