@@ -10,6 +10,7 @@ A batch depends on the seed and the step alone, so a resumed run sees the same b
 from __future__ import annotations
 
 import argparse
+import bisect
 import copy
 import hashlib
 import json
@@ -46,7 +47,9 @@ BOS_ID = 0
 VOCABULARY_SIZE = 2048
 CONTEXT = 256
 ROWS_PER_STEP = 16
-STEPS = 5_600
+CYCLES = (5_600, 14_000)
+"""The steps at which the learning rate reaches zero. It starts again at its peak after each but the last."""
+
 EARLY_CHECKPOINTS = (100, 500, 2500)
 LEARNING_RATE = 4e-3
 WARMUP_STEPS = 200
@@ -267,11 +270,13 @@ def validation_loss(loss_of: Callable[..., torch.Tensor], targets: torch.Tensor)
     return total / int((targets != IGNORED).sum())
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, constant, linear decay to zero. Until the decay it does not depend on ``steps``."""
-    warmup = min(WARMUP_STEPS, steps // 10)
-    decay = max(1, round(steps * DECAY_FRACTION))
-    return peak * min(1.0, (step + 1) / max(1, warmup), (steps - step) / decay)
+def learning_rate(step: int, cycles: Sequence[int], peak: float) -> float:
+    """In each cycle linear warm-up, constant, linear decay to zero: warm restarts (Loshchilov & Hutter 2017)."""
+    cycle = bisect.bisect(cycles, step)
+    start, end = (0, *cycles)[cycle], cycles[cycle]
+    warmup = min(WARMUP_STEPS, (end - start) // 10)
+    decay = max(1, round((end - start) * DECAY_FRACTION))
+    return peak * min(1.0, (step - start + 1) / max(1, warmup), (end - step) / decay)
 
 
 def new_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
@@ -380,7 +385,7 @@ def read_data(peak_learning_rate: float) -> Data:
 
 
 def train(
-    out: Path, state: Path, steps: int = STEPS, peak_learning_rate: float = LEARNING_RATE, compiled: bool = False
+    out: Path, state: Path, cycles: Sequence[int], peak_learning_rate: float = LEARNING_RATE, compiled: bool = False
 ) -> None:
     """Train from the last state on; write checkpoints, their table and the README below ``out``."""
     data = read_data(peak_learning_rate)
@@ -402,12 +407,13 @@ def train(
             raise SystemExit(f"{state_file} belongs to a run with other options or another Python; delete {state}.")
         print(f"resumed at step {progress['step']}", flush=True)
 
+    steps = cycles[-1]
     checkpoints = out / "checkpoints"
     checkpoint_steps = {*(step for step in EARLY_CHECKPOINTS if step < steps), steps}
     start = time.monotonic() - progress["seconds"]
     for step in range(progress["step"], steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak_learning_rate)
+            group["lr"] = learning_rate(step, cycles, peak_learning_rate)
         loss = training_loss_of(*data.batches(step))
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -460,7 +466,13 @@ def main() -> None:
     """Read the options and train."""
     default_state = Path(tempfile.gettempdir()) / "gluscope-demo-model"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps (default: %(default)s)")
+    parser.add_argument(
+        "--cycles",
+        type=int,
+        nargs="+",
+        default=CYCLES,
+        help="steps at which the learning rate is zero; the last ends the run (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="receives checkpoints/ and README.md")
     parser.add_argument("--state", type=Path, default=default_state, help="where a stopped run left its state")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="at its peak (default: %(default)s)")
@@ -468,7 +480,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="train with torch.compile; needs a C++ compiler")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.out, options.state, options.steps, options.learning_rate, options.compile)
+    train(options.out, options.state, options.cycles, options.learning_rate, options.compile)
 
 
 if __name__ == "__main__":
