@@ -21,7 +21,7 @@ AGGREGATE_CHECKS = {
     "counts_add_up": "In every neuron the four counts and the zeros equal the counted tokens.",
     "signs_fit_quadrants": "Every statistic and every example has the signs of its quadrant.",
     "lists_are_ordered": "Example lists are ordered and hold a text at most once.",
-    "sums_fit_extremes": "Every sum lies between count × minimum and count × maximum.",
+    "sums_fit_largest": "No |sum| exceeds count × largest |value|, and sums of squares fit sums.",
     "nothing_is_nan": "No number is NaN or infinite, and only empty quadrants have no statistics.",
     "post_is_act_times_in": "post = act(gate) · in at every peak.",
     "windows_hold_their_peak": "Each window's value at the peak equals the list's, to within the rounding of fp16.",
@@ -48,7 +48,7 @@ def aggregate_checks(study: Study) -> dg.AssetChecksDefinition:
         ],
     )
     def check_aggregates(context: dg.AssetCheckExecutionContext, storage: Storage) -> Iterator[dg.AssetCheckResult]:
-        from gluscope_assets.core.aggregate import LAYERS_AT_ONCE
+        from gluscope_assets.core.shards import LAYERS_AT_ONCE
         from gluscope_assets.core.verify import verify_aggregate
 
         folder = storage.of(study)

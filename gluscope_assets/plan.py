@@ -11,9 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from gluscope_assets.assets.activations import FIRST_SHARD
 from gluscope_assets.core.checkpoint import Checkpoint, tokenizer_hash
 from gluscope_assets.core.render import MANIFEST
+from gluscope_assets.core.shards import MANIFEST as SHARD_MANIFEST
 from gluscope_assets.partitions import checkpoint_partitions, partition_key
 from gluscope_assets.resources import StudyFolder
 from gluscope_assets.studies.study import Study
@@ -78,6 +78,12 @@ class Planner:
         for checkpoint in chosen:
             expected = self.layer_fingerprints(checkpoint)
             stale = {stage: self._stale_layers(checkpoint, stage, expected[stage], layers) for stage in LAYER_STAGES}
+            # Dropped shards cannot be merged again.
+            stale["activation_shards"] |= {
+                layer
+                for layer in stale["quadrant_aggregates"]
+                if not (self.folder.first_shard(checkpoint.key, layer) / "statistics.parquet").is_file()
+            }
             stages = tuple(stage for stage in LAYER_STAGES if stale[stage])
             for first, last in adjacent(set().union(*stale.values())):
                 runs.append(LayerRun(checkpoint, first, last, stages))
@@ -114,7 +120,7 @@ class Planner:
         """A file that is there if the stage's result for a layer is."""
         return {
             "neuron_weights": self.folder.weights(checkpoint.key, layer),
-            "activation_shards": self.folder.shards(checkpoint.key, layer) / FIRST_SHARD,
+            "activation_shards": self.folder.first_shard(checkpoint.key, layer) / SHARD_MANIFEST,
             "quadrant_aggregates": self.folder.aggregate(checkpoint.key, layer) / "statistics.parquet",
             "neuron_pages": self.folder.page_report(checkpoint.key, layer),
         }[stage]

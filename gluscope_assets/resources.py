@@ -19,6 +19,7 @@ from rich.table import Column
 from rich.text import Text
 
 from gluscope_assets.core.progress import Progress
+from gluscope_assets.core.shards import layer_folder, shard_folder
 from gluscope_assets.studies.study import Study
 
 HOME_VARIABLE = "GLUSCOPE_HOME"
@@ -48,9 +49,13 @@ class StudyFolder:
         """A file."""
         return self.root / "weights" / checkpoint_key / f"layer-{layer:02d}.parquet"
 
-    def shards(self, checkpoint_key: str, layer: int) -> Path:
-        """A folder with one folder a corpus shard."""
-        return self.root / "shards" / checkpoint_key / f"layer-{layer:02d}"
+    def shards(self, checkpoint_key: str) -> Path:
+        """A folder with one folder a layer, in it one a corpus shard (`core/shards.py`)."""
+        return self.root / "shards" / checkpoint_key
+
+    def first_shard(self, checkpoint_key: str, layer: int) -> Path:
+        """A folder that stands for all shards of a layer: they are of one collection."""
+        return shard_folder(layer_folder(self.shards(checkpoint_key), layer), 0)
 
     def aggregate(self, checkpoint_key: str, layer: int) -> Path:
         """A folder with statistics, examples, sample and positions."""
@@ -72,15 +77,17 @@ class Storage(dg.ConfigurableResource["Storage"]):
 
 
 class Device(dg.ConfigurableResource["Device"]):
-    """What the model runs on: `auto` takes a GPU if there is one."""
+    """What the model runs on: `auto` takes all GPUs, or the CPU if there is none."""
 
     name: str = "auto"
+    processes: int | None = None
+    """Processes that share the CPU; as many as its cores keep busy if absent."""
 
-    def resolve(self) -> str:
-        """The name that torch knows."""
-        from gluscope_assets.core.checkpoint import default_device
+    def all(self) -> list[str]:
+        """The names that torch knows, one a process."""
+        from gluscope_assets.core.checkpoint import all_devices
 
-        return default_device() if self.name == "auto" else self.name
+        return all_devices() if self.name == "auto" else [self.name]
 
 
 class ProgressDisplay(dg.ConfigurableResource["ProgressDisplay"]):

@@ -25,8 +25,8 @@ STAGES: Mapping[str, tuple[str, Parts]] = {
     # Where the corpus lies does not matter: the version of its content is an input of this stage.
     "tokenized_corpus": ("1", lambda study: (study.corpus.model_dump(exclude={"path"}),)),
     "neuron_weights": ("1", lambda study: ()),
-    "activation_shards": ("1", lambda study: (study.model.dtype, study.collection.model_dump())),
-    "quadrant_aggregates": ("1", lambda study: ()),
+    "activation_shards": ("2", lambda study: (study.model.dtype, study.collection.model_dump())),
+    "quadrant_aggregates": ("2", lambda study: ()),
     "neuron_pages": ("1", lambda study: (render.template_version(), study.title, study.model.name, study.site.view)),
     "site": (
         "1",

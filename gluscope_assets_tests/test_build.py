@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -63,7 +64,7 @@ def test_files_say_where_they_come_from(built_tiny: Workplace) -> None:
     for stage, path in {
         "tokenized_corpus": built_tiny.folder.corpus,
         "neuron_weights": built_tiny.folder.weights(key, 1),
-        "activation_shards": built_tiny.folder.shards(key, 1) / "shard-0000" / "examples.parquet",
+        "activation_shards": built_tiny.folder.first_shard(key, 1) / "examples.parquet",
         "quadrant_aggregates": built_tiny.folder.aggregate(key, 1) / "statistics.parquet",
     }.items():
         footer = read_provenance(path)
@@ -181,23 +182,24 @@ def test_results_do_not_depend_on_which_layers_run_together(fresh: Workplace, bu
 def test_wrong_data_is_blocked_and_not_used_again(
     tiny: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gluscope_assets.core import aggregate
+    from gluscope_assets.core import shards
+    from gluscope_assets.core.aggregate import Aggregate, write_aggregate
 
-    honest = aggregate.merge_shards
+    honest = shards.merge_shards
 
-    def dishonest(*arguments: object, **named: object) -> object:
-        merged = honest(*arguments, **named)  # type: ignore[arg-type]
+    def dishonest(root: Path, layer: int, destination: Path, provenance: Mapping[str, object]) -> Aggregate:
+        merged = honest(root, layer, destination, provenance)
         merged.zero[0] += 1
-        aggregate.write_aggregate(merged, arguments[1], read_provenance(arguments[1] / "statistics.parquet"))  # type: ignore[operator, arg-type]
+        write_aggregate(merged, destination, read_provenance(destination / "statistics.parquet"))
         return merged
 
     change(tiny, collection={"examples": 2})
     pages = {path: path.read_bytes() for path in tiny.folder.site.rglob("*.html")}
-    monkeypatch.setattr(aggregate, "merge_shards", dishonest)
+    monkeypatch.setattr(shards, "merge_shards", dishonest)
     assert tiny.build() == 1
     assert "counts_add_up" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tiny.folder.site.rglob("*.html")} == pages
-    monkeypatch.setattr(aggregate, "merge_shards", honest)
+    monkeypatch.setattr(shards, "merge_shards", honest)
     runs = tiny.runs()
     assert tiny.build() == 0
     assert {"quadrant_aggregates", "neuron_pages"} <= tiny.materialized(runs).keys()

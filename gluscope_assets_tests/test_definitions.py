@@ -76,7 +76,7 @@ def test_checks_block_and_are_not_partitioned(definitions: dg.Definitions) -> No
     graph = definitions.resolve_asset_graph()
     names = {key.name for key in graph.asset_check_keys}
     assert names >= {
-        "counts_add_up", "signs_fit_quadrants", "lists_are_ordered", "sums_fit_extremes", "nothing_is_nan",
+        "counts_add_up", "signs_fit_quadrants", "lists_are_ordered", "sums_fit_largest", "nothing_is_nan",
         "post_is_act_times_in", "windows_hold_their_peak", "pages_within_budget", "links_resolve",
     }  # fmt: skip
     for key in graph.asset_check_keys:

@@ -1,7 +1,6 @@
 """Activations: one forward pass over the corpus into shards, and the merge of the shards."""
 
 from functools import partial
-from pathlib import Path
 
 import dagster as dg
 
@@ -15,7 +14,6 @@ from gluscope_assets.assets.reporting import (
     size_of,
 )
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
-from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
 from gluscope_assets.resources import Device, ProgressDisplay, Storage
@@ -23,7 +21,6 @@ from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import provenance, recorded_fingerprint
 
 GPU_POOL = "gpu"
-FIRST_SHARD = Path("shard-0000", "statistics.parquet")
 COUNTS = tuple(f"{quadrant}_count" for quadrant in QUADRANTS)
 
 
@@ -42,20 +39,28 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
     def activation_shards(
         context: dg.AssetExecutionContext, storage: Storage, device: Device, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
-        from gluscope_assets.core.collect import collect
+        from gluscope_assets.core.checkpoint import forward_dtype
+        from gluscope_assets.core.collect import Collection, collect
 
-        folder, fingerprints = storage.of(study), []
-        corpus, corpus_fingerprint = TokenizedCorpus.open(folder.corpus), recorded_fingerprint(folder.corpus)
+        folder, fingerprints, devices = storage.of(study), [], device.all()
+        corpus_fingerprint = recorded_fingerprint(folder.corpus)
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
             inputs = {"tokenized_corpus": corpus_fingerprint, "weights": checkpoint.weights_hash}
             footer = provenance(study, "activation_shards", inputs, checkpoint)
             fingerprints.append(footer["fingerprint"])
             with progress.show(context, f"{checkpoint.name}: activations", "tokens") as show:
-                report = collect(
-                    checkpoint, study.model.dtype, corpus, layers, study.model.layers, study.collection,
-                    partial(folder.shards, key), footer, device.resolve(), show,
-                )  # fmt: skip
+                collection = Collection(
+                    checkpoint=checkpoint,
+                    dtype=forward_dtype(study.model.dtype, devices[0]),
+                    corpus=folder.corpus,
+                    layers=tuple(layers),
+                    model_layers=study.model.layers,
+                    options=study.collection,
+                    root=folder.shards(key),
+                    provenance=footer,
+                )
+                report = collect(collection, devices, show, device.processes)
             for layer in layers:
                 metadata = {
                     "fingerprint": str(footer["fingerprint"]),
@@ -63,10 +68,12 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     "texts": report.texts,
                     "tokens per second": report.tokens / report.seconds,
                     "shards": report.shards,
+                    "shards finished before": report.resumed,
+                    "processes": report.workers,
                     "bytes": report.bytes[layer],
-                    "path": dg.MetadataValue.path(folder.shards(key, layer)),
+                    "path": dg.MetadataValue.path(folder.first_shard(key, layer).parent),
                     **quadrant_shares(report.frequency[layer]),
-                    "dagster/column_schema": column_schema(folder.shards(key, layer) / FIRST_SHARD),
+                    "dagster/column_schema": column_schema(folder.first_shard(key, layer) / "statistics.parquet"),
                 }
                 context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
         return dg.MaterializeResult(data_version=data_version(fingerprints))
@@ -88,20 +95,21 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
     def quadrant_aggregates(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
-        from gluscope_assets.core.aggregate import merge_layers
+        from gluscope_assets.core.shards import merge_layers, read_manifest
 
         folder, fingerprints = storage.of(study), []
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
-            shards = {layer: recorded_fingerprint(folder.shards(key, layer) / FIRST_SHARD) for layer in layers}
+            shards = {layer: read_manifest(folder.first_shard(key, layer)).fingerprint for layer in layers}
             footers = {
                 layer: provenance(study, "quadrant_aggregates", {"activation_shards": shards[layer]}, checkpoint)
                 for layer in layers
             }
             with progress.show(context, f"{checkpoint.name}: aggregates", "layers") as show:
                 reports = merge_layers(
-                    layers, partial(folder.shards, key), partial(folder.aggregate, key), footers.__getitem__, show
-                )
+                    folder.shards(key), layers, partial(folder.aggregate, key), footers.__getitem__,
+                    study.storage.drop_merged_shards, show,
+                )  # fmt: skip
             for layer, report in reports.items():
                 destination = folder.aggregate(key, layer)
                 fingerprints.append(footers[layer]["fingerprint"])
@@ -110,6 +118,9 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
                     "neurons": report.neurons,
                     "counted tokens": report.positions,
                     "bytes": size_of(destination),
+                    "shards merged": report.shards,
+                    "bytes of the shards": report.shard_bytes,
+                    "shards dropped": study.storage.drop_merged_shards,
                     "path": dg.MetadataValue.path(destination),
                     **quadrant_shares(report.frequency),
                     "dagster/row_count": report.neurons,

@@ -1,11 +1,10 @@
 """Quadrant aggregates: their arrays, their files, their merge, and the statistics derived from them.
 
 An activation shard is a quadrant aggregate of part of the corpus: it has the same class and the same files, so a merge
-takes aggregates and gives one. What is measured, and how, belongs to `collect`.
+takes aggregates and gives one. What is measured, and how, belongs to `reduction`; where shards lie to `shards`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
-from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 
 Array = npt.NDArray[Any]
@@ -47,10 +45,8 @@ class Aggregate:
     """[Q, A, N]"""
     sum_of_squares: npt.NDArray[np.float64]
     """[Q, A, N]"""
-    minimum: Floats
-    """[Q, A, N], +inf where the quadrant is empty."""
-    maximum: Floats
-    """[Q, A, N], -inf where the quadrant is empty."""
+    largest: Floats
+    """[Q, A, N], the largest |value|, 0 where the quadrant is empty."""
     value: Floats
     """[L, N, K], the ranked activation at the peak as the model computed it; 0 in empty places."""
     post: Floats
@@ -89,8 +85,6 @@ class Aggregate:
         """The merge's identity, with this aggregate's layer, neurons and options."""
         shape = {field.name: getattr(self, field.name) for field in fields(self)}
         blank = {name: np.zeros_like(array) for name, array in shape.items() if isinstance(array, np.ndarray)}
-        blank["minimum"] += np.inf
-        blank["maximum"] -= np.inf
         blank["text"] += -1
         blank["window_token"] += NO_TOKEN
         for name in ("hash", "text", "position", "token", "gate", "in"):
@@ -131,8 +125,7 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         count=first.count + second.count,
         sum=first.sum + second.sum,
         sum_of_squares=first.sum_of_squares + second.sum_of_squares,
-        minimum=np.minimum(first.minimum, second.minimum),
-        maximum=np.maximum(first.maximum, second.maximum),
+        largest=np.maximum(first.largest, second.largest),
         **{name: np.take_along_axis(array, order, axis=2) for name, array in lists.items()},
         **{name: np.take_along_axis(array, order[..., None], axis=2) for name, array in windows.items()},
         window_before=first.window_before,
@@ -153,71 +146,17 @@ def merge_all(aggregates: Iterable[Aggregate]) -> Aggregate:
     return merged
 
 
-def shard_folder(layer_folder: Path, shard: int) -> Path:
-    """Where one activation shard of a layer lies."""
-    return layer_folder / f"shard-{shard:04d}"
-
-
-def merge_shards(layer_folder: Path, destination: Path, provenance: Mapping[str, object]) -> Aggregate:
-    """Merge the shards of a layer in canonical order into `destination`.
-
-    InputError if a shard is missing or the shards are not of one collection.
-    """
-    first = read_provenance(shard_folder(layer_folder, 0) / "statistics.parquet")
-    folders = [shard_folder(layer_folder, shard) for shard in range(int(str(first["shards"])))]
-    footers = [read_provenance(folder / "statistics.parquet") for folder in folders]
-    differing = {"shard", "positions"}
-    common = {name: value for name, value in first.items() if name not in differing}
-    for folder, footer in zip(folders, footers, strict=True):
-        if {name: value for name, value in footer.items() if name not in differing} != common:
-            raise InputError(f"{folder} is of another collection than shard 0; materialize activation_shards again.")
-    merged = merge_all(read_aggregate(folder) for folder in folders)
-    write_aggregate(merged, destination, {**common, **provenance})
-    return merged
-
-
-LAYERS_AT_ONCE = 2
-"""Layers merged beside each other: reading and writing Parquet and ranking leave Python to other threads."""
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What one layer's merge gave."""
-
-    neurons: int
-    positions: int
-    """Counted positions."""
-    frequency: list[float]
-    """Share of counted positions in each quadrant, over the layer's neurons."""
-
-
-def merge_layers(
-    layers: Sequence[int],
-    shards: Callable[[int], Path],
-    destination: Callable[[int], Path],
-    provenance: Callable[[int], Mapping[str, object]],
-    progress: Progress = no_progress,
-) -> dict[int, MergeReport]:
-    """Merge the shards of each layer in the folder `shards(layer)` into `destination(layer)`. Progress counts layers."""
-
-    def merge_layer(layer: int) -> MergeReport:
-        merged = merge_shards(shards(layer), destination(layer), provenance(layer))
-        share = merged.count.sum(axis=1) / (merged.positions * merged.neurons or 1)
-        return MergeReport(merged.neurons, merged.positions, share.tolist())
-
-    reports = {}
-    with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
-        for layer, report in zip(layers, pool.map(merge_layer, layers), strict=True):
-            reports[layer] = report
-            progress(len(reports), len(layers))
-    return reports
-
-
 # Files
 
 
 def write_aggregate(aggregate: Aggregate, destination: Path, provenance: Mapping[str, object]) -> None:
     """Write the four tables of `aggregate` into the folder `destination`, all or none."""
+    with replacing_folder(destination) as folder:
+        write_tables(aggregate, folder, provenance)
+
+
+def write_tables(aggregate: Aggregate, folder: Path, provenance: Mapping[str, object]) -> None:
+    """Write the four tables of `aggregate` into an existing folder."""
     footer = {
         **provenance,
         "layer": aggregate.layer,
@@ -227,9 +166,8 @@ def write_aggregate(aggregate: Aggregate, destination: Path, provenance: Mapping
         "sample_positions": aggregate.sample_positions,
         "positions": aggregate.positions,
     }
-    with replacing_folder(destination) as folder:
-        for name, table in zip(TABLES, tables(aggregate), strict=True):
-            write_parquet(table, folder / f"{name}.parquet", footer)
+    for name, table in zip(TABLES, tables(aggregate), strict=True):
+        write_parquet(table, folder / f"{name}.parquet", footer)
 
 
 def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
@@ -250,8 +188,7 @@ def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table
             prefix = column(quadrant, activation)
             statistics[f"{prefix}_sum"] = pa.array(aggregate.sum[q, a], mask=empty)
             statistics[f"{prefix}_sum_of_squares"] = pa.array(aggregate.sum_of_squares[q, a], mask=empty)
-            statistics[f"{prefix}_min"] = pa.array(aggregate.minimum[q, a], mask=empty)
-            statistics[f"{prefix}_max"] = pa.array(aggregate.maximum[q, a], mask=empty)
+            statistics[f"{prefix}_largest"] = pa.array(aggregate.largest[q, a], mask=empty)
     examples = {**neurons}
     aggregate = replace(aggregate, window_gate=narrowest(aggregate.window_gate), window_in=narrowest(aggregate.window_in))
     for number, (quadrant, activation) in enumerate(LISTS):
@@ -337,8 +274,7 @@ def read_aggregate(folder: Path) -> Aggregate:
         count=np.array([statistics[f"{quadrant}_count"].to_numpy() for quadrant in QUADRANTS]),
         sum=stacked("sum", 0.0),
         sum_of_squares=stacked("sum_of_squares", 0.0),
-        minimum=stacked("min", np.inf),
-        maximum=stacked("max", -np.inf),
+        largest=stacked("largest", 0.0),
         **{name: np.stack([parts[name] for parts in lists]) for name in lists[0]},
         window_before=before,
         **{f"sample_{name}": positions[name].to_numpy() for name in ("hash", "text", "position", "token")},

@@ -205,8 +205,17 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedMo
     return model
 
 
-def default_device() -> str:
-    """`cuda` if a GPU is there, else `cpu`."""
+def all_devices() -> list[str]:
+    """Every GPU, `cuda:0` and so on; `cpu` alone if there is none."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def forward_dtype(dtype: str, device: str) -> str:
+    """`auto` resolved: bfloat16 on a GPU that has it, else float32, so that every CPU gives the same numbers."""
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"

@@ -1,10 +1,12 @@
-"""Find the gated MLPs of a transformers model and tap gate, in and post while it runs.
+"""Find the gated MLPs of a transformers model and tap gate, in, act and post while it runs.
 
-Here: `down_proj(act_fn(gate_proj(x)) * up_proj(x))`. What is computed from the tapped tensors belongs to `collect`.
+Here: `down_proj(act_fn(gate_proj(x)) * up_proj(x))`. How texts are laid out for the model belongs to `forward`, what is
+computed from the tapped tensors to `reduction`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,22 @@ class GatedMLP:
         return self.down.in_features
 
 
+@dataclass(frozen=True)
+class Activations:
+    """What a gated MLP computed, each [tokens, neurons] in the model's dtype."""
+
+    gate: Tensor
+    in_: Tensor
+    act: Tensor | None
+    """As the model computed it if its dtype is float32; None if it must be computed in float32 from gate."""
+    post: Tensor
+
+    def rows(self, chosen: Tensor) -> "Activations":
+        """The activations at some tokens."""
+        act = None if self.act is None else self.act[chosen]
+        return Activations(self.gate[chosen], self.in_[chosen], act, self.post[chosen])
+
+
 def find_gated_mlps(model: nn.Module) -> list[GatedMLP]:
     """The gated MLPs of `model` in layer order. InputError if there is none, naming the model and what it has instead."""
     found = []
@@ -55,49 +73,64 @@ class _LastLayerReached(Exception):
     """Ends a forward pass once nothing after it is wanted."""
 
 
-Receiver = Callable[[GatedMLP, Tensor, Tensor, Tensor], None]
-"""Called with a layer's MLP and its gate, in and post, each [texts, positions, neurons] in the model's dtype."""
+Receiver = Callable[[GatedMLP, Activations], None]
+"""Called with a layer's MLP and its activations, tokens flattened to one axis."""
 
 
-@contextmanager
-def tapped(mlps: Sequence[GatedMLP], receive: Receiver) -> Iterator[None]:
-    """While open, every forward pass hands each MLP's gate, in and post to `receive`."""
-    handles = []
+class _Pass(threading.local):
+    """The forward pass that a thread is in."""
 
-    def tap(mlp: GatedMLP) -> None:
-        held: dict[str, Tensor] = {}
+    receive: Receiver | None = None
 
+    def __init__(self) -> None:
+        self.held: dict[str, Tensor] = {}
+
+
+class Taps(ExitStack):
+    """While open, `run` hands the activations of each of `mlps` to a receiver. Threads may run at the same time."""
+
+    def __init__(self, mlps: Sequence[GatedMLP]) -> None:
+        super().__init__()
+        self.mlps = mlps
+        self._pass = _Pass()
+
+    def __enter__(self) -> "Taps":
+        for mlp in self.mlps:
+            self._tap(mlp)
+        return self
+
+    @torch.inference_mode()
+    def run(self, forward: Callable[[], object], receive: Receiver) -> None:
+        """Call `forward`, which runs the model, and stop it after the last MLP."""
+        self._pass.receive = receive
+        try:
+            with suppress(_LastLayerReached):
+                forward()
+        finally:
+            self._pass.receive = None
+            self._pass.held.clear()
+
+    def _tap(self, mlp: GatedMLP) -> None:
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                held[name] = output
+                self._pass.held[name] = output.flatten(0, -2)
 
             return hook
 
         def deliver(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            receive(mlp, held.pop("gate"), held.pop("in"), inputs[0])
+            if self._pass.receive is None:
+                return
+            held = self._pass.held
+            post = inputs[0].flatten(0, -2)
+            self._pass.receive(mlp, Activations(held.pop("gate"), held.pop("in"), held.pop("act", None), post))
+            if mlp is self.mlps[-1]:
+                raise _LastLayerReached
 
-        handles.append(mlp.gate.register_forward_hook(keep("gate")))
-        handles.append(mlp.up.register_forward_hook(keep("in")))
-        handles.append(mlp.down.register_forward_pre_hook(deliver))
+        self._until_closed(mlp.gate.register_forward_hook(keep("gate")))
+        self._until_closed(mlp.up.register_forward_hook(keep("in")))
+        if isinstance(mlp.act, nn.Module) and mlp.gate.weight.dtype == torch.float32:
+            self._until_closed(mlp.act.register_forward_hook(keep("act")))
+        self._until_closed(mlp.down.register_forward_pre_hook(deliver))
 
-    try:
-        for mlp in mlps:
-            tap(mlp)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.inference_mode()
-def run_taps(model: nn.Module, mlps: Sequence[GatedMLP], token: Tensor, attention_mask: Tensor, receive: Receiver) -> None:
-    """Run `model` on `token` and `attention_mask` [texts, positions], stopping after the last of `mlps`."""
-    last = mlps[-1]
-
-    def receive_and_stop(mlp: GatedMLP, gate: Tensor, in_: Tensor, post: Tensor) -> None:
-        receive(mlp, gate, in_, post)
-        if mlp is last:
-            raise _LastLayerReached
-
-    with tapped(mlps, receive_and_stop), suppress(_LastLayerReached):
-        model(input_ids=token, attention_mask=attention_mask, use_cache=False)
+    def _until_closed(self, handle: torch.utils.hooks.RemovableHandle) -> None:
+        self.callback(handle.remove)

@@ -32,8 +32,8 @@ class CorpusOptions(Options):
     """Keep so many texts, those with the smallest hash of (document, place in it); all of them if absent."""
     pack_tokens: int = Field(default=4096, ge=1)
     """A pack takes texts in order until it holds at least so many tokens."""
-    shard_packs: int = Field(default=64, ge=1)
-    """Packs in a corpus shard."""
+    shard_packs: int = Field(default=512, ge=1)
+    """Packs in a corpus shard: the work that a crash loses at most, and what one process does at a time."""
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> "CorpusOptions":
@@ -73,8 +73,8 @@ class ModelOptions(Options):
     name: str
     layers: int = Field(ge=1)
     """Layers with a gated MLP; checked against the model's config."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """The dtype of the forward pass, whose signs decide the quadrant."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """The dtype of the forward pass, whose signs decide the quadrant; `auto` is bfloat16 on a GPU, float32 on a CPU."""
     checkpoints: tuple[CheckpointOptions, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -104,6 +104,13 @@ class CollectionOptions(Options):
     def window(self) -> int:
         """Positions of a window, the peak included."""
         return self.window_before + 1 + self.window_after
+
+
+class StorageOptions(Options):
+    """What is kept on disk."""
+
+    drop_merged_shards: bool = False
+    """Remove a layer's activation shards once they are merged. Another merge then needs another forward pass."""
 
 
 class PageSelection(Options):

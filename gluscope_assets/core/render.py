@@ -140,7 +140,7 @@ class QuadrantView:
     count: int
     share: float
     rows: list[tuple[str, list[str]]]
-    """(activation, [min, mean, std, max]) as text."""
+    """(activation, [mean, standard deviation, value with the largest size]) as text."""
     examples: list["StaticExample"] = field(default_factory=list)
 
 
@@ -411,16 +411,15 @@ def _statistics(
         rows = []
         for activation in ACTIVATIONS:
             prefix = column(raw, activation)
-            low, high, total = row[f"{prefix}_min"], row[f"{prefix}_max"], row[f"{prefix}_sum"]
             if not count:
-                rows.append((activation, ["–"] * 4))
+                rows.append((activation, ["–"] * 3))
                 continue
-            mean = total / count
+            mean, size = row[f"{prefix}_sum"] / count, row[f"{prefix}_largest"]
             deviation = math.sqrt(max(row[f"{prefix}_sum_of_squares"] / count - mean * mean, 0.0))
             if sign < 0 and activation in ("in", "post"):
-                low, mean, high = -high, -mean, -low
-            scale[activation] = max(scale[activation], abs(low), abs(high))
-            rows.append((activation, [format_number(value) for value in (low, mean, deviation, high)]))
+                mean = -mean
+            scale[activation] = max(scale[activation], size)
+            rows.append((activation, [format_number(value) for value in (mean, deviation, math.copysign(size, mean))]))
         quadrants.append(QuadrantView(name, count, count / row["positions"] if row["positions"] else 0.0, rows))
     return [quadrant.count for quadrant in quadrants], quadrants, scale
 

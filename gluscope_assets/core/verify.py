@@ -13,18 +13,18 @@ import torch
 from transformers.activations import ACT2FN
 
 from gluscope_assets.core.aggregate import NO_TOKEN, Aggregate, read_aggregate
-from gluscope_assets.core.collect import narrow
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.reduction import narrow
 
 ROUNDING = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The spacing of a dtype's numbers, relative."""
 
-SUM_ROUNDING = 1e-5
-"""Relative slack of a sum of float32 values against count times their extremes."""
+SUM_ROUNDING = 1e-9
+"""Relative slack of a sum against count times the largest value."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,15 @@ def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
     for q, quadrant in enumerate(QUADRANTS):
         held = aggregate.count[q] > 0
         for a, sign in ((0, quadrant[4]), (1, quadrant[8])):
-            low, high, total = aggregate.minimum[q, a], aggregate.maximum[q, a], aggregate.sum[q, a]
-            wrong = held & ((low <= 0) | (total <= 0) if sign == "+" else (high >= 0) | (total >= 0))
-            yield from subject.problems(wrong, column(quadrant, ACTIVATIONS[a]), "a statistic has the wrong sign")
-        act_low, act_high = aggregate.minimum[q, 2], aggregate.maximum[q, 2]
-        flip = 1 if quadrant[8] == "+" else -1
-        post_low, post_high = sorted_pair(aggregate.minimum[q, 3] * flip, aggregate.maximum[q, 3] * flip)
-        wrong = held & (((act_low >= 0) & (post_low < 0)) | ((act_high <= 0) & (post_high > 0)))
-        yield from subject.problems(wrong, column(quadrant, "post"), "a statistic has another sign than act times in")
+            total = aggregate.sum[q, a]
+            wrong = held & (total <= 0 if sign == "+" else total >= 0)
+            yield from subject.problems(wrong, column(quadrant, ACTIVATIONS[a]), "the sum has the wrong sign")
     for number, quadrant, activation, held in subject.lists():
         peak = subject.aggregate.window_before
         gate, in_ = aggregate.window_gate[number][..., peak], aggregate.window_in[number][..., peak]
         for values, sign in ((gate, quadrant[4]), (in_, quadrant[8])):
             wrong = held & (values <= 0 if sign == "+" else values >= 0)
             yield from subject.problems(wrong, column(quadrant, activation), "an example's peak lies in another quadrant")
-
-
-def sorted_pair(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The smaller and the larger, elementwise."""
-    return np.minimum(first, second), np.maximum(first, second)
 
 
 def lists_are_ordered(subject: Subject) -> Iterator[str]:
@@ -116,32 +104,30 @@ def lists_are_ordered(subject: Subject) -> Iterator[str]:
         yield from subject.problems(wrong, where, "the list is empty and the quadrant is not, or the other way round")
 
 
-def sums_fit_extremes(subject: Subject) -> Iterator[str]:
+def sums_fit_largest(subject: Subject) -> Iterator[str]:
     aggregate = subject.aggregate
     for q, quadrant in enumerate(QUADRANTS):
         held = aggregate.count[q] > 0
         count = aggregate.count[q].astype(np.float64)
         for a, activation in enumerate(ACTIVATIONS):
-            low = np.where(held, aggregate.minimum[q, a], 0).astype(np.float64)
-            high = np.where(held, aggregate.maximum[q, a], 0).astype(np.float64)
-            largest = np.maximum(np.abs(low), np.abs(high))
+            largest = np.where(held, aggregate.largest[q, a], 0).astype(np.float64)
             slack = SUM_ROUNDING * count * largest
             total, squares = aggregate.sum[q, a], aggregate.sum_of_squares[q, a]
-            wrong = (total < count * low - slack) | (total > count * high + slack)
-            yield from subject.problems(wrong, column(quadrant, activation), "the sum does not fit count and extremes")
+            wrong = np.abs(total) > count * largest + slack
+            yield from subject.problems(wrong, column(quadrant, activation), "the sum does not fit count and largest value")
             slack *= largest
             wrong = (squares > count * largest**2 + slack) | (squares * count < total**2 - slack * count)
             yield from subject.problems(wrong, column(quadrant, activation), "the sum of squares does not fit sum and extremes")
             if (quadrant, activation) in LISTS:
                 first = np.abs(aggregate.value[LISTS.index((quadrant, activation)), :, 0])
                 wrong = first != largest.astype(np.float32)
-                yield from subject.problems(wrong, column(quadrant, activation), "the first example is not the extreme")
+                yield from subject.problems(wrong, column(quadrant, activation), "the first example is not the largest value")
 
 
 def nothing_is_nan(subject: Subject) -> Iterator[str]:
     aggregate = subject.aggregate
     held = aggregate.count > 0
-    for name in ("sum", "sum_of_squares", "minimum", "maximum"):
+    for name in ("sum", "sum_of_squares", "largest"):
         finite = np.isfinite(getattr(aggregate, name)).all(axis=1)
         yield from subject.problems((held & ~finite).T, name, "a statistic is NaN, infinite or missing")
     for name in ("value", "post", "window_gate", "window_in"):
@@ -193,7 +179,7 @@ CHECKS = (
     counts_add_up,
     signs_fit_quadrants,
     lists_are_ordered,
-    sums_fit_extremes,
+    sums_fit_largest,
     nothing_is_nan,
     post_is_act_times_in,
     windows_hold_their_peak,

@@ -21,6 +21,7 @@ from gluscope_assets.core.options import (
     Options,
     PublishOptions,
     SiteOptions,
+    StorageOptions,
 )
 
 STUDIES_VARIABLE = "GLUSCOPE_STUDIES"
@@ -41,6 +42,7 @@ class Study(Options):
     model: ModelOptions
     corpus: CorpusOptions
     collection: CollectionOptions = CollectionOptions()
+    storage: StorageOptions = StorageOptions()
     site: SiteOptions = SiteOptions()
     publish: PublishOptions = PublishOptions()
     file: Path = Field(exclude=True)

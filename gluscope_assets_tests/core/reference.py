@@ -3,6 +3,7 @@
 Nothing here is imported from the code under test but names and containers.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,11 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from gluscope_assets.core import collect as collect_module
-from gluscope_assets.core.aggregate import Aggregate, merge_all, read_aggregate, shard_folder
+from gluscope_assets.core.aggregate import Aggregate, merge_all, read_aggregate
 from gluscope_assets.core.checkpoint import Checkpoint, ModelShape
+from gluscope_assets.core.collect import Collection
 from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.forward import Batch
+from gluscope_assets.core.gated_mlp import Activations
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS
+from gluscope_assets.core.reduction import LayerState
+from gluscope_assets.core.shards import layer_folder, shard_folder
 
 Recorded = dict[str, list[npt.NDArray[np.float32]]]
 """gate, in, act and post of every text, each [positions, neurons]."""
@@ -34,8 +40,7 @@ class Expected:
     zero: npt.NDArray[np.int64]
     sum: npt.NDArray[np.float64]
     sum_of_squares: npt.NDArray[np.float64]
-    minimum: npt.NDArray[np.float64]
-    maximum: npt.NDArray[np.float64]
+    largest: npt.NDArray[np.float64]
     lists: dict[tuple[str, str, int], list[tuple[float, int, int]]]
     """(value, text, position) by (quadrant, activation, neuron)."""
 
@@ -46,7 +51,7 @@ def brute_force(corpus: TokenizedCorpus, recorded: Recorded, options: Collection
     cells = (len(QUADRANTS), len(ACTIVATIONS), neurons)
     expected = Expected(
         np.zeros((len(QUADRANTS), neurons), np.int64), np.zeros(neurons, np.int64), np.zeros(cells), np.zeros(cells),
-        np.full(cells, np.inf), np.full(cells, -np.inf), {},
+        np.zeros(cells), {},
     )  # fmt: skip
     for neuron in range(neurons):
         for text in range(corpus.n_texts):
@@ -63,8 +68,7 @@ def brute_force(corpus: TokenizedCorpus, recorded: Recorded, options: Collection
                 for a, name in enumerate(ACTIVATIONS):
                     expected.sum[q, a, neuron] += values[name]
                     expected.sum_of_squares[q, a, neuron] += values[name] ** 2
-                    expected.minimum[q, a, neuron] = min(expected.minimum[q, a, neuron], values[name])
-                    expected.maximum[q, a, neuron] = max(expected.maximum[q, a, neuron], values[name])
+                    expected.largest[q, a, neuron] = max(expected.largest[q, a, neuron], abs(values[name]))
                     if (quadrant, name) in LISTS:
                         expected.lists.setdefault((quadrant, name, neuron), []).append((values[name], text, position))
     for (_, name, neuron), entries in expected.lists.items():
@@ -82,13 +86,12 @@ def brute_force(corpus: TokenizedCorpus, recorded: Recorded, options: Collection
 
 
 def assert_agrees(aggregate: Aggregate, expected: Expected, recorded: Recorded, corpus: TokenizedCorpus) -> None:
-    """Counts, extremes, lists and windows exactly; sums to 1e-6 relative."""
+    """Counts, largest values, lists and windows exactly; sums to 1e-12 relative."""
     assert np.array_equal(aggregate.count, expected.count)
     assert np.array_equal(aggregate.zero, expected.zero)
-    np.testing.assert_allclose(aggregate.sum, expected.sum, rtol=1e-6, atol=1e-30)
-    np.testing.assert_allclose(aggregate.sum_of_squares, expected.sum_of_squares, rtol=1e-6, atol=1e-30)
-    assert np.array_equal(aggregate.minimum, expected.minimum)
-    assert np.array_equal(aggregate.maximum, expected.maximum)
+    np.testing.assert_allclose(aggregate.sum, expected.sum, rtol=1e-12, atol=1e-50)
+    np.testing.assert_allclose(aggregate.sum_of_squares, expected.sum_of_squares, rtol=1e-12, atol=1e-90)
+    assert np.array_equal(aggregate.largest, expected.largest)
     width = aggregate.window_token.shape[-1]
     for number, (quadrant, activation) in enumerate(LISTS):
         for neuron in range(aggregate.neurons):
@@ -134,14 +137,15 @@ def corpus_of(
         starts=np.zeros(len(texts), np.int64),
         documents=pa.chunked_array([pa.array([f"text {number}" for number in range(len(texts))])]),
         special_token_ids=special,
-        content_hash="0",
+        content_hash=hashlib.sha256(str((texts, pack_texts, shard_packs, special)).encode()).hexdigest(),
     )
 
 
 def cut(corpus: TokenizedCorpus, shards: int) -> TokenizedCorpus:
     """The same packs in so many shards, or fewer if there are fewer packs."""
     packs = int(corpus.packs[-1]) + 1
-    return replace(corpus, shards=(corpus.packs * min(shards, packs) // packs).astype(np.int32))
+    cut = (corpus.packs * min(shards, packs) // packs).astype(np.int32)
+    return replace(corpus, shards=cut, content_hash=f"{corpus.content_hash} in {shards} shards")
 
 
 class TableModel(nn.Module):
@@ -171,32 +175,24 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 @contextmanager
-def recording(model: nn.Module, layer: int, corpus: TokenizedCorpus) -> Iterator[Recorded]:
-    """Record gate, in, act and post of one layer, text by text, whenever `model` runs the corpus's texts in order."""
-    recorded: Recorded = {name: [] for name in ACTIVATIONS}
-    mlp = next(module for path, module in model.named_modules() if path.endswith(f"layers.{layer}.mlp"))
-    acts: list[Tensor] = []
+def recording(layer: int, corpus: TokenizedCorpus) -> Iterator[Recorded]:
+    """Record the activations of one layer that any collection meanwhile is given to reduce, by text."""
+    recorded: Recorded = {name: [np.zeros((0, 0), np.float32)] * corpus.n_texts for name in ACTIVATIONS}
+    reduce = LayerState.reduce
 
-    def keep(name: str, tensor: Tensor) -> None:
-        for row in tensor.detach().float().numpy():
-            recorded[name].append(row[: len(corpus.tokens_of(len(recorded[name])))].copy())
+    def record(state: LayerState, activations: Activations, batch: Batch, sampled: Tensor) -> None:
+        if state.mlp.layer == layer:
+            act = state.mlp.act(activations.gate.float()) if activations.act is None else activations.act
+            whole = (activations.gate, activations.in_, act, activations.post)
+            for name, tensor in zip(ACTIVATIONS, whole, strict=True):
+                rows = np.split(tensor.float().numpy().copy(), batch.offsets[1:-1])
+                for text, part in zip(batch.text, rows, strict=True):
+                    recorded[name][text] = part
+        reduce(state, activations, batch, sampled)
 
-    def keep_post(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # The collection may call act_fn again, after this.
-        keep("act", acts[-1])
-        keep("post", inputs[0])
-
-    handles = [
-        mlp.gate_proj.register_forward_hook(lambda module, inputs, output: keep("gate", output)),
-        mlp.up_proj.register_forward_hook(lambda module, inputs, output: keep("in", output)),
-        mlp.act_fn.register_forward_hook(lambda module, inputs, output: acts.append(output)),
-        mlp.down_proj.register_forward_pre_hook(keep_post, prepend=True),
-    ]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LayerState, "reduce", record)
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def collect_in_memory(
@@ -205,14 +201,22 @@ def collect_in_memory(
     """The shards of one layer, through the files that `collect` writes."""
     width = next(module for path, module in model.named_modules() if path.endswith("down_proj")).in_features
     shape = ModelShape(layers=1, width=width, activation="silu", vocabulary=1 << 30)
-    checkpoint = Checkpoint("table", Path("table"), "0" * 64)
+    collection = Collection(
+        checkpoint=Checkpoint("table", Path("table"), "0" * 64),
+        dtype="float32",
+        corpus=corpus.path,
+        layers=(layer,),
+        model_layers=1,
+        options=options,
+        root=folder,
+        provenance={"fingerprint": f"{corpus.content_hash}, {options}, {id(model)}"},
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect_module, "check_checkpoint", lambda checkpoint, layers: shape)
         patch.setattr(collect_module, "load_model", lambda checkpoint, dtype, device: model)
-        collect_module.collect(
-            checkpoint, "float32", corpus, [layer], 1, options, lambda number: folder / f"layer-{number}", {}, "cpu"
-        )
-    return [read_aggregate(shard_folder(folder / f"layer-{layer}", shard)) for shard in range(corpus.n_shards)]
+        patch.setattr(collect_module.TokenizedCorpus, "open", lambda path: corpus)
+        collect_module.collect(collection, ["cpu"])
+    return [read_aggregate(shard_folder(layer_folder(folder, layer), shard)) for shard in range(corpus.n_shards)]
 
 
 def collect_merged(

@@ -1,5 +1,6 @@
 """The merge: associative, commutative, with an identity, closed over the files, and blind to the cut into shards."""
 
+import json
 from functools import reduce
 from pathlib import Path
 
@@ -15,21 +16,19 @@ from gluscope_assets.core.aggregate import (
     describe,
     merge,
     merge_all,
-    merge_shards,
     read_aggregate,
     scan_statistics,
-    shard_folder,
-    write_aggregate,
 )
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.shards import MANIFEST, merge_shards, shard_folder
 from gluscope_assets_tests.core.reference import TableModel, collect_in_memory, collect_merged, corpus_of, cut
 
 OPTIONS = CollectionOptions(examples=4, window_before=3, window_after=2, sample_positions=20)
 
 EXACT = (
-    "count", "zero", "minimum", "maximum", "value", "post", "text", "position", "window_token", "window_gate", "window_in",
+    "count", "zero", "largest", "value", "post", "text", "position", "window_token", "window_gate", "window_in",
     "sample_hash", "sample_text", "sample_position", "sample_token", "sample_gate", "sample_in",
 )  # fmt: skip
 """What stays identical to the byte under any order, grouping and cut."""
@@ -87,41 +86,41 @@ def test_sums_of_many_shards_lose_nothing(tmp_path: Path) -> None:
 def test_files_hold_the_aggregate_and_merging_them_again_gives_the_same_bytes(tmp_path: Path) -> None:
     corpus = cut(corpus_of(random_texts(5)), 3)
     parts = collect_in_memory(table_model(5), corpus, OPTIONS, tmp_path)
-    merged = merge_shards(tmp_path / "layer-0", tmp_path / "merged", {"study": "small"})
+    merged = merge_shards(tmp_path, 0, tmp_path / "merged", {"study": "small"})
     assert_same(read_aggregate(tmp_path / "merged"), merged)
     assert_same(merge_all(parts), merged)
-    merge_shards(tmp_path / "layer-0", tmp_path / "again", {"study": "small"})
+    merge_shards(tmp_path, 0, tmp_path / "again", {"study": "small"})
     for path in (tmp_path / "merged").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert read_provenance(tmp_path / "merged" / "examples.parquet")["study"] == "small"
-    first = shard_folder(tmp_path / "layer-0", 0)
+    first = shard_folder(tmp_path / "layer-00", 0)
     for path in (tmp_path / "merged").iterdir():
         assert pl.read_parquet_schema(path) == pl.read_parquet_schema(first / path.name), "a shard has the aggregate's schema"
 
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     collect_in_memory(table_model(5), cut(corpus_of(random_texts(5)), 3), OPTIONS, tmp_path)
-    shard_folder(tmp_path / "layer-0", 1).rename(tmp_path / "elsewhere")
+    shard_folder(tmp_path / "layer-00", 1).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="shard-0001.*materialize"):
-        merge_shards(tmp_path / "layer-0", tmp_path / "merged", {})
+        merge_shards(tmp_path, 0, tmp_path / "merged", {})
     assert not (tmp_path / "merged").exists()
 
 
 def test_shards_of_different_collections_do_not_mix(tmp_path: Path) -> None:
     corpus = cut(corpus_of(random_texts(5)), 2)
     collect_in_memory(table_model(5), corpus, OPTIONS, tmp_path)
-    folder = shard_folder(tmp_path / "layer-0", 1)
-    footer = read_provenance(folder / "statistics.parquet")
-    write_aggregate(read_aggregate(folder), folder, {**footer, "content_hash": "other"})
+    folder = shard_folder(tmp_path / "layer-00", 1)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "computed_on": "another machine"}))
     with pytest.raises(InputError, match="another collection"):
-        merge_shards(tmp_path / "layer-0", tmp_path / "merged", {})
+        merge_shards(tmp_path, 0, tmp_path / "merged", {})
 
 
 def test_derived_statistics_follow_from_sums_and_empty_quadrants_have_none(tmp_path: Path) -> None:
     model = TableModel(torch.tensor([[1.0], [2.0], [4.0]]), torch.ones(3, 1))
     corpus = corpus_of([[1, 2], [1]], special=())
     collect_in_memory(model, corpus, OPTIONS, tmp_path)
-    row = scan_statistics([shard_folder(tmp_path / "layer-0", 0)]).collect().row(0, named=True)
+    row = scan_statistics([shard_folder(tmp_path / "layer-00", 0)]).collect().row(0, named=True)
     assert row["gate+_in+_frequency"] == 1.0
     assert row["gate+_in+_gate_mean"] == pytest.approx(8 / 3)
     assert row["gate+_in+_gate_std"] == pytest.approx(np.std([2, 4, 2]))

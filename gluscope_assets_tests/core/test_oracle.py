@@ -11,13 +11,14 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from gluscope_assets.core.aggregate import Aggregate, merge_shards
+from gluscope_assets.core.aggregate import Aggregate
 from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
-from gluscope_assets.core.collect import collect
+from gluscope_assets.core.collect import Collection, collect
 from gluscope_assets.core.corpus import tokenize_corpus
 from gluscope_assets.core.gated_mlp import find_gated_mlps
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, oriented_quadrant
+from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.verify import verify_aggregate
 from gluscope_assets.core.weights import neuron_vectors, orientation
 
@@ -37,18 +38,18 @@ def aggregates(tmp_path_factory: pytest.TempPathFactory) -> list[Aggregate]:
     corpus = tokenize_corpus(source, checkpoint, folder / "texts.parquet", {})
     assert (corpus.n_texts, corpus.n_tokens, corpus.n_shards) == (2000, TOKENS, 3)
     options = CollectionOptions(count_special_tokens=True, sample_positions=256)
-    collect(
-        checkpoint,
-        "float32",
-        corpus,
-        range(LAYERS),
-        LAYERS,
-        options,
-        lambda layer: folder / f"{layer}",
-        {"study": "oracle"},
-        "cpu",
+    collection = Collection(
+        checkpoint=checkpoint,
+        dtype="float32",
+        corpus=corpus.path,
+        layers=tuple(range(LAYERS)),
+        model_layers=LAYERS,
+        options=options,
+        root=folder,
+        provenance={"study": "oracle", "fingerprint": "oracle"},
     )
-    merged = [merge_shards(folder / f"{layer}", folder / f"merged-{layer}", {}) for layer in range(LAYERS)]
+    collect(collection, ["cpu"])
+    merged = [merge_shards(folder, layer, folder / f"merged-{layer}", {}) for layer in range(LAYERS)]
     for layer in range(LAYERS):
         problems = verify_aggregate(folder / f"merged-{layer}", corpus, options)
         assert not any(problems.values()), problems

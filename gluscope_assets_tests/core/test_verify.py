@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gluscope_assets.core.aggregate import Aggregate, read_aggregate, shard_folder, write_aggregate
+from gluscope_assets.core.aggregate import Aggregate, read_aggregate, write_aggregate
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.shards import shard_folder
 from gluscope_assets.core.verify import verify_aggregate
 from gluscope_assets_tests.core.reference import TableModel, collect_in_memory, corpus_of
 
@@ -21,7 +22,7 @@ CORPUS = corpus_of([[1, 2, 3], [4, 2, 1], [3, 3, 4, 1], [2], [0, 4]])
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     collect_in_memory(TableModel(torch.randn(5, 4), torch.randn(5, 4)), CORPUS, OPTIONS, tmp_path)
-    return shard_folder(tmp_path / "layer-0", 0)
+    return shard_folder(tmp_path / "layer-00", 0)
 
 
 def test_a_sound_aggregate_has_no_problems(folder: Path) -> None:
@@ -55,8 +56,8 @@ def flip_a_gate(aggregate: Aggregate) -> None:
     aggregate.window_gate[number, neuron, 0] *= -1
 
 
-def flip_a_minimum(aggregate: Aggregate) -> None:
-    aggregate.minimum[0, 0] *= -1
+def flip_a_sum(aggregate: Aggregate) -> None:
+    aggregate.sum[0, 0] *= -1
 
 
 def inflate_a_sum(aggregate: Aggregate) -> None:
@@ -86,11 +87,11 @@ def shift_a_window(aggregate: Aggregate) -> None:
     [
         (lose_a_position, "counts_add_up"),
         (flip_a_gate, "signs_fit_quadrants"),
-        (flip_a_minimum, "signs_fit_quadrants"),
+        (flip_a_sum, "signs_fit_quadrants"),
         (swap_first_two, "lists_are_ordered"),
         (repeat_a_text, "lists_are_ordered"),
-        (inflate_a_sum, "sums_fit_extremes"),
-        (change_a_value, "sums_fit_extremes"),
+        (inflate_a_sum, "sums_fit_largest"),
+        (change_a_value, "sums_fit_largest"),
         (break_a_number, "nothing_is_nan"),
         (change_a_post, "post_is_act_times_in"),
         (change_a_value, "windows_hold_their_peak"),

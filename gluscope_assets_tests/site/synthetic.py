@@ -147,8 +147,7 @@ class Study:
                     row[column(quadrant, activation) + "_sum_of_squares"] = (
                         None if empty else float((values.astype(np.float64) ** 2).sum())
                     )
-                    row[column(quadrant, activation) + "_min"] = None if empty else float(values.min())
-                    row[column(quadrant, activation) + "_max"] = None if empty else float(values.max())
+                    row[column(quadrant, activation) + "_largest"] = None if empty else float(np.abs(values).max())
                     if (quadrant, activation) in LISTS:
                         lists[column(quadrant, activation)] = self._list(neuron, activation, inside)
             row["zero"] = self.positions - count

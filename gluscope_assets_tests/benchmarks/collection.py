@@ -1,0 +1,326 @@
+"""What collecting everything costs over the bare forward pass of the same model over the same tokens.
+
+Run by `make bench`. For each model shape it first collects some 2,000 texts, so that the lists of examples are in their
+steady state. Then it times, interleaved in one process and each over the same further packs: the bare forward in packs,
+the bare forward as Hugging Face batches best (texts of similar lengths, padded, no head), the collection of everything,
+and the collection with the plain reduction. It prints medians, ratios, the cost of the first texts and of writing, bytes a
+neuron, and peak memory at 1x, 2x and 4x the corpus, as Markdown tables.
+"""
+
+import argparse
+import copy
+import gc
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from gluscope_assets.core import kernel, shards
+from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
+from gluscope_assets.core.collect import ShardState, one_thread_each, plan_workers, wait_for_all
+from gluscope_assets.core.corpus import TokenizedCorpus, cut_into_packs, tokenize_corpus
+from gluscope_assets.core.forward import Batch, Forward, batch_of
+from gluscope_assets.core.gated_mlp import find_gated_mlps
+from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
+from gluscope_assets.core.sample import choose_sample
+
+DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+RUNS = 5
+PADDED_TEXTS = (16, 64)
+"""Texts a batch that the padded forward is tried with; the faster counts."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model to measure, and how much text."""
+
+    name: str
+    config: dict[str, Any] | None
+    """None: the real model."""
+    tokens: int
+    dtype: str = "float32"
+    pack_tokens: int = 4096
+
+
+def llama(
+    hidden: int, width: int, layers: int, heads: int, groups: int | None = None, vocabulary: int = 8192
+) -> dict[str, Any]:
+    """A Llama's configuration."""
+    return {
+        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": groups or heads, "max_position_embeddings": 2048,
+    }  # fmt: skip
+
+
+CPU_SHAPES = (
+    Shape("real model, d = 64", None, 482_591, packs_a_run=8),
+    Shape("random, d = 288", llama(288, 768, 6, 6), 480_000),
+    Shape("random, d = 1024", llama(1024, 2816, 1, 16), 480_000),
+)
+GPU_SHAPES = (Shape("random, d = 4096 (8B)", llama(4096, 14336, 32, 32, 8), 2_000_000, "bfloat16", 16_384),)
+
+
+def random_corpus(tokens: int, vocabulary: int, pack_tokens: int, seed: int = 0) -> TokenizedCorpus:
+    """Texts of 4 to 256 random tokens, most of them full, as documents cut to 256 give."""
+    generator = np.random.default_rng(seed)
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        lengths.append(256 if generator.random() < 0.8 else int(generator.integers(4, 256)))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    token = generator.integers(1, vocabulary, offsets[-1], dtype=np.int32)
+    token[offsets[:-1]] = 0
+    packs = cut_into_packs(np.array(lengths), pack_tokens)
+    return TokenizedCorpus(
+        path=Path("random"), token=token, offsets=offsets, packs=packs, shards=np.zeros_like(packs),
+        starts=np.zeros(len(lengths), np.int64), documents=pa.chunked_array([pa.array(["random"] * len(lengths))]),
+        special_token_ids=(0,), content_hash="random",
+    )  # fmt: skip
+
+
+def repeated(corpus: TokenizedCorpus, times: int, pack_tokens: int) -> TokenizedCorpus:
+    """The corpus several times over, in one shard."""
+    lengths = np.tile(np.diff(corpus.offsets), times)
+    packs = cut_into_packs(lengths, pack_tokens)
+    return replace(
+        corpus, token=np.tile(corpus.token, times), offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        packs=packs, shards=np.zeros_like(packs), starts=np.zeros(len(lengths), np.int64),
+        documents=pa.chunked_array([pa.array(["text"] * len(lengths))]),
+    )  # fmt: skip
+
+
+class Subject:
+    """A model and a corpus on a device, with everything that is timed. Each run takes some packs of the corpus."""
+
+    def __init__(self, shape: Shape, device: str, folder: Path, threads: int, times: int = 1) -> None:
+        self.shape, self.device, self.folder, self.threads = shape, device, folder, threads
+        if shape.config is None:
+            checkpoint = resolve_checkpoint(CheckpointOptions(name="stories260k", path=DATA / "stories260K"))
+            source = CorpusOptions(source="tokens", path=DATA / "oracle" / "texts.parquet")
+            corpus = tokenize_corpus(source, checkpoint, folder / "texts.parquet", {})
+            self.model: Any = load_model(checkpoint, shape.dtype, device)
+        else:
+            torch.manual_seed(0)
+            with torch.device(device):
+                self.model = LlamaModel(LlamaConfig(**shape.config)).to(getattr(torch, shape.dtype)).eval()
+            corpus = random_corpus(shape.tokens, shape.config["vocab_size"], shape.pack_tokens)
+        self.corpus = repeated(corpus, times, shape.pack_tokens)
+        self.packs = self.corpus.packs_of_shard(0)
+        self.mlps = find_gated_mlps(self.model)
+
+    def tokens_of(self, packs: Sequence[range]) -> int:
+        """The tokens of some packs."""
+        return int(sum(self.corpus.offsets[pack.stop] - self.corpus.offsets[pack.start] for pack in packs))
+
+    def new_state(self) -> ShardState:
+        """Nothing collected yet."""
+        options = CollectionOptions()
+        return ShardState(self.corpus, self.mlps, options, choose_sample(self.corpus, options), self.device)
+
+    def packed(self, packs: Sequence[range]) -> None:
+        """The bare forward in packs, by as many threads as the collection has."""
+        with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
+            batches = (batch for pack in packs for batch in forward.batches(self.corpus, pack, False))
+            self._run(pool, batches, lambda batch: forward.run(batch, lambda mlp, activations: None))
+
+    def padded(self, packs: Sequence[range], texts_at_once: int, shared: bool) -> None:
+        """The bare forward of the base model over padded batches of similar lengths.
+
+        `shared`: one batch at a time, whose operations all threads share; else a batch for each thread.
+        """
+        text = np.concatenate([np.arange(pack.start, pack.stop) for pack in packs])
+        order = text[np.argsort(np.diff(self.corpus.offsets)[text], kind="stable")]
+        groups = [np.sort(order[first : first + texts_at_once]) for first in range(0, len(order), texts_at_once)]
+
+        def run(batch: Batch) -> None:
+            real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)
+            token = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
+            token[real] = torch.from_numpy(batch.token).to(self.device)
+            with torch.inference_mode():
+                self.model(input_ids=token, attention_mask=real.long(), use_cache=False)
+
+        batches = (batch_of(self.corpus, group, False) for group in groups)
+        if shared:
+            for batch in batches:
+                run(batch)
+            self._synchronize()
+        else:
+            with one_thread_each(self.threads) as pool:
+                self._run(pool, batches, run)
+
+    def collected(self, packs: Sequence[range], state: ShardState) -> None:
+        """Everything collected into a state."""
+        with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
+            state.fold(forward, packs, pool, self.threads)
+        self._synchronize()
+
+    def plainly(self, packs: Sequence[range], state: ShardState) -> None:
+        """The same with the plain reduction."""
+        load = kernel.load
+        kernel.load = lambda: None  # type: ignore[assignment]
+        try:
+            self.collected(packs, state)
+        finally:
+            kernel.load = load
+
+    def write(self, state: ShardState) -> dict[str, float]:
+        """Write the shards; bytes of each table a neuron."""
+        footer = {"fingerprint": "benchmark", "computed_on": "benchmark"}
+        for mlp in self.mlps:
+            shards.write_shard(state.aggregate(mlp), self.folder / "shards", 0, 1, self.corpus.n_tokens, footer)
+        neurons = sum(mlp.width for mlp in self.mlps)
+        paths = list(self.folder.rglob("shards/*/*/*.parquet"))
+        return {
+            name: sum(path.stat().st_size for path in paths if path.stem == name) / neurons
+            for name in ("statistics", "examples", "sample")
+        }
+
+    def _run(self, pool: ThreadPoolExecutor, batches: Iterator[Batch], work: Callable[[Batch], None]) -> None:
+        lock = Lock()
+
+        def run() -> None:
+            while True:
+                with lock:
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                work(batch)
+
+        wait_for_all([pool.submit(run) for _ in range(self.threads)])
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    gc.collect()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measure(shape: Shape, device: str, threads: int, plain: bool) -> tuple[list[str], list[str]]:
+    """The rows of one shape: rates and ratios in the steady state, and the whole corpus with its files."""
+    with tempfile.TemporaryDirectory() as name:
+        subject = Subject(shape, device, Path(name), threads)
+        runs = [subject.packs[-shape.packs_a_run * (run + 1) :][: shape.packs_a_run] for run in range(RUNS)]
+        first = subject.packs[: -shape.packs_a_run * RUNS]
+        state = subject.new_state()
+        filling = seconds(lambda: subject.collected(first, state))
+        rivals = [(texts, shared) for texts in PADDED_TEXTS for shared in ((True, False) if threads > 1 else (True,))]
+        best = min(rivals, key=lambda rival: min(seconds(lambda: subject.padded(runs[0], *rival)) for _ in range(2)))
+        plain_state = copy.deepcopy(state)
+        times: dict[str, list[float]] = {}
+        for packs in reversed(runs):
+            work = {
+                "packed": lambda packs=packs: subject.packed(packs),
+                "padded": lambda packs=packs: subject.padded(packs, *best),
+                "collected": lambda packs=packs: subject.collected(packs, state),
+                **({"plain": lambda packs=packs: subject.plainly(packs, plain_state)} if plain else {}),
+            }
+            for formulation, run in work.items():
+                times.setdefault(formulation, []).append(seconds(run) / subject.tokens_of(packs))
+        sizes: dict[str, float] = {}
+        writing = seconds(lambda: sizes.update(subject.write(state)))
+        bare = [min(a, b) for a, b in zip(times["packed"], times["padded"], strict=True)]
+        ratios = [together / alone for together, alone in zip(times["collected"], bare, strict=True)]
+        tokens, alone = subject.tokens_of(first), statistics.median(bare)
+        whole = (filling + writing) / (alone * tokens)
+    rate = {formulation: f"{1 / statistics.median(cost):,.0f}" for formulation, cost in times.items()}
+    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    steady = [shape.name, rate["packed"], rate["padded"], rate["collected"], rate.get("plain", "–"), ratio]
+    return steady, [
+        shape.name, f"{tokens:,}", f"{filling:.1f}", f"{writing:.1f}", f"{whole:.2f}",
+        *(f"{sizes[table] / 1e3:.1f}" for table in ("statistics", "examples", "sample")),
+    ]  # fmt: skip
+
+
+def peak_memory(shape: Shape, device: str, threads: int, times: int) -> float:
+    """Peak MB of a process that collects the corpus so many times over: of the device, or of the process on a CPU."""
+    command = [sys.executable, "-m", __name__, "--memory", shape.name, "--times", str(times), "--device", device]
+    output = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True).stdout
+    return float(output.splitlines()[-1])
+
+
+def print_peak_memory(shape: Shape, device: str, threads: int, times: int) -> None:
+    """What `peak_memory` reads."""
+    with tempfile.TemporaryDirectory() as name:
+        subject = Subject(replace(shape, tokens=shape.tokens // 8), device, Path(name), threads, times)
+        state = subject.new_state()
+        subject.collected(subject.packs, state)
+        subject.write(state)
+    if device != "cpu":
+        print(torch.cuda.max_memory_allocated() / 1e6)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def machine(device: str, threads: int) -> str:
+    """One line about where this runs."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    gpu = f", {torch.cuda.get_device_name()}" if device != "cpu" else ""
+    reduction = "C kernel" if kernel.load() is not None else "no C compiler"
+    capability = torch.backends.cpu.get_cpu_capability()
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} cores{gpu}; torch {torch.__version__}, {capability}, {reduction}, {threads} threads"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--shape", action="append", help="only shapes whose name holds this")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the slow plain reduction")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--times", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    device = str(options.device)
+    threads = options.threads or (plan_workers(["cpu"], 1)[0].threads if device == "cpu" else 1)
+    shapes = CPU_SHAPES if device == "cpu" else GPU_SHAPES
+    if options.memory:
+        print_peak_memory(next(shape for shape in shapes if shape.name == options.memory), device, threads, options.times)
+        return
+    chosen = [shape for shape in shapes if not options.shape or any(part in shape.name for part in options.shape)]
+    if not DATA.exists():
+        print(f"The real model is not at {DATA}: it is left out.", file=sys.stderr)
+        chosen = [shape for shape in chosen if shape.config is not None]
+    print(f"{machine(device, threads)}; medians of {RUNS} interleaved runs, tokens/s\n")
+    rows = [measure(shape, device, threads, not options.no_plain) for shape in chosen]
+    head = ["model", "bare, packed", "bare, padded", "collected", "plain torch", "collected / bare"]
+    print(table(head, [steady for steady, _ in rows]) + "\n")
+    head = ["first tokens", "seconds", "writing", "all / bare", "KB statistics", "KB examples", "KB sample"]
+    print(table(["model", *head], [whole for _, whole in rows]))
+    if not options.no_memory:
+        peaks = [(shape.name, [peak_memory(shape, device, threads, times) for times in (1, 2, 4)]) for shape in chosen]
+        cells = [[name, *(f"{peak:,.0f}" for peak in peak_mb), f"{peak_mb[2] / peak_mb[0]:.3f}"] for name, peak_mb in peaks]
+        print("\n" + table(["peak MB", "1×", "2×", "4×", "4× / 1×"], cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Shards: finished or not, claimed by one process at a time, the same whoever makes them and however often he is killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gluscope_assets.core import collect as collect_module
+from gluscope_assets.core import shards
+from gluscope_assets.core.aggregate import TABLES
+from gluscope_assets.core.collect import Collection, Job, Worker, collect, plan_workers
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.shards import MANIFEST, claimed, layer_folder, merge_layers, read_manifest, shard_folder
+from gluscope_assets_tests.benchmarks.soak import files_of, kill_until_done, small_collection
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """A finished collection in several shards. Shared: tests must not change it."""
+    collection = small_collection(tmp_path_factory.mktemp("collection"), "undisturbed")
+    report = collect(collection, ["cpu"])
+    assert report.shards > 7
+    return collection
+
+
+def beside(collection: Collection, root: str) -> Collection:
+    """The same collection, not begun, in another folder."""
+    return collection.model_copy(update={"root": collection.root.parent / root})
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_any_number_of_processes_gives_the_same_files(undisturbed: Collection, processes: int) -> None:
+    collection = beside(undisturbed, f"{processes} processes")
+    tokens = []
+    report = collect(collection, ["cpu"], lambda done, total: tokens.append((done, total)), processes)
+    assert report.workers == processes
+    assert files_of(collection.root) == files_of(undisturbed.root)
+    assert tokens[-1][0] == tokens[-1][1] == report.tokens
+
+
+def test_killing_it_three_times_changes_nothing(undisturbed: Collection) -> None:
+    collection = beside(undisturbed, "killed")
+    kill_until_done(collection, kills=3, seed=1)
+    assert files_of(collection.root) == files_of(undisturbed.root)
+    assert sorted(path.name for path in layer_folder(collection.root, 0).iterdir()) == sorted(
+        path.name for path in layer_folder(undisturbed.root, 0).iterdir()
+    ), "nothing half-written stays"
+
+
+def test_a_killed_process_is_replaced_by_the_others(undisturbed: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = beside(undisturbed, "one of two killed")
+    command = "from gluscope_assets_tests.core.test_shards import claim_and_die; claim_and_die({!r})"
+    text = collection.model_dump_json()
+    assert subprocess.run([sys.executable, "-c", command.format(text)], check=False).returncode == -9
+    collect(collection, ["cpu"])
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
+def claim_and_die(text: str) -> None:
+    """Die while holding a claim and after writing half of a shard."""
+    import os
+    import signal
+
+    collection = Collection.model_validate_json(text)
+    with claimed(collection.root, 0) as mine:
+        assert mine
+        folder = layer_folder(collection.root, 0) / ".shard-0000.half"
+        folder.mkdir(parents=True)
+        (folder / "statistics.parquet").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_only_unfinished_shards_are_done_again(undisturbed: Collection) -> None:
+    collection = beside(undisturbed, "resumed")
+    whole = collect(collection, ["cpu"])
+    assert (whole.resumed, whole.tokens) == (0, Job(collection, "cpu").corpus.n_tokens)
+    again = collect(collection, ["cpu"])
+    assert (again.resumed, again.tokens, again.workers) == (again.shards, 0, 0)
+    assert again.frequency == whole.frequency
+    (shard_folder(layer_folder(collection.root, 1), 2) / "sample.parquet").unlink()
+    third = collect(collection, ["cpu"])
+    assert third.resumed == whole.shards - 1
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
+def test_shards_made_from_other_things_or_elsewhere_are_done_again(undisturbed: Collection) -> None:
+    collection = beside(undisturbed, "other")
+    collect(collection, ["cpu"])
+    for shard, changed in ((0, {"fingerprint": "older"}), (1, {"computed_on": "another machine"})):
+        path = shard_folder(layer_folder(collection.root, 0), shard) / MANIFEST
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    (shard_folder(layer_folder(collection.root, 0), 3) / MANIFEST).write_text("{")
+    assert collect(collection, ["cpu"]).shards - collect(collection, ["cpu"]).resumed == 0
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
+def test_a_claim_excludes_everyone_else_until_it_is_given_back(tmp_path: Path) -> None:
+    with claimed(tmp_path, 4) as mine, claimed(tmp_path, 4) as theirs, claimed(tmp_path, 5) as other:
+        assert (mine, theirs, other) == (True, False, True)
+    with claimed(tmp_path, 4) as mine:
+        assert mine
+
+
+def test_a_shard_that_another_process_works_on_is_waited_for(undisturbed: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = beside(undisturbed, "waited for")
+    waited: list[float] = []
+    claim = claimed(collection.root, 1)
+    assert claim.__enter__()
+
+    def release(seconds: float) -> None:
+        waited.append(seconds)
+        claim.__exit__(None, None, None)
+
+    monkeypatch.setattr(collect_module.time, "sleep", release)
+    collect(collection, ["cpu"])
+    assert waited == [collect_module.POLL_SECONDS]
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
+def test_merged_shards_can_be_dropped_and_are_then_reported_gone(undisturbed: Collection, tmp_path: Path) -> None:
+    collection = beside(undisturbed, "dropped")
+    report = collect(collection, ["cpu"])
+    merged = merge_layers(collection.root, [0, 1], lambda layer: tmp_path / f"{layer}", lambda layer: {}, drop=True)
+    for layer in (0, 1):
+        assert merged[layer].shard_bytes == report.bytes[layer] > 0
+        assert merged[layer].shards == report.shards
+        assert {path.name for path in (tmp_path / f"{layer}").iterdir()} == {f"{name}.parquet" for name in TABLES}
+    assert not list(collection.root.rglob("*.parquet"))
+    assert read_manifest(shard_folder(layer_folder(collection.root, 0), 0)).fingerprint == "soak"
+    with pytest.raises(InputError, match="shard-0000 are gone or damaged; materialize activation_shards again"):
+        shards.merge_shards(collection.root, 0, tmp_path / "again", {})
+    assert not (tmp_path / "again").exists()
+    collect(collection, ["cpu"])
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
+def test_an_error_in_a_process_is_the_error_of_the_collection(undisturbed: Collection, tmp_path: Path) -> None:
+    collection = beside(undisturbed, "failing").model_copy(
+        update={"options": undisturbed.options.model_copy(update={"count_special_tokens": True})}
+    )
+    broken = collection.model_copy(update={"root": tmp_path / "file" / "below"})
+    (tmp_path / "file").write_text("a file where a folder should be")
+    with pytest.raises(RuntimeError, match="a collecting process failed"):
+        collect(broken, ["cpu"], processes=2)
+
+
+def test_workers_never_have_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_module.os, "sched_getaffinity", lambda process: set(range(16)))
+    assert plan_workers(["cpu"], units=100) == [Worker("cpu", 4)] * 4
+    assert plan_workers(["cpu"], units=2) == [Worker("cpu", 8)] * 2
+    assert plan_workers(["cpu"], units=100, processes=3) == [Worker("cpu", 5)] * 3
+    assert plan_workers(["cuda:0", "cuda:1"], units=100) == [Worker("cuda:0", 1), Worker("cuda:1", 1)]
+    assert plan_workers(["cuda:0", "cuda:1"], units=1) == [Worker("cuda:0", 1)]
+    assert plan_workers(["cpu"], units=0) == []
+    monkeypatch.setattr(collect_module.os, "sched_getaffinity", lambda process: {0})
+    assert plan_workers(["cpu"], units=100) == [Worker("cpu", 1)]
