@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 # Threads that spin while they wait slow a busy machine down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test ui serve lint bench soak demo-model wheel clean
+.PHONY: demo test ui serve lint bench numerics soak demo-model wheel clean
 
 demo: $(INSTALLED)  ## build the demo study for all its checkpoints
 	$(BIN)/gluscope build --study demo
@@ -30,6 +30,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 
 bench: $(INSTALLED)  ## what collecting everything costs over the bare forward pass
 	$(BIN)/python -m gluscope_assets_tests.benchmarks.collection
+
+numerics: $(INSTALLED)  ## what bfloat16 and int8 do to the results
+	$(BIN)/python -m gluscope_assets_tests.benchmarks.numerics
 
 soak: $(INSTALLED)  ## kill a collection 20 times and compare its files with an undisturbed one's
 	$(BIN)/python -m gluscope_assets_tests.benchmarks.soak

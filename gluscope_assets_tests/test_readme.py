@@ -33,7 +33,10 @@ OWN_STUDY = [
     "gluscope build --study mine",
     "gluscope build --study mine --checkpoint step1000 --layers 0-1",
 ]
-MAKE = ["make demo", "make test", "make serve", "make ui", "make lint", "make demo-model"]
+BY_HAND = ["make bench", "make numerics", "make soak"]
+"""Benchmarks, which take minutes: their commands are run with little to do."""
+
+MAKE = ["make demo", "make test", "make serve", "make ui", "make lint", *BY_HAND, "make demo-model"]
 
 
 def blocks(language: str) -> list[str]:
@@ -96,7 +99,7 @@ def test_the_named_neurons_do_what_is_said_of_them(demo: Path) -> None:
     rows = re.findall(r"\[layer (\d), neuron (\d+)\]\(\.gluscope/demo/(\S+)\) \| (gate. in.) \| ([^|]+) \|", README)
     assert len(rows) >= 6
     corpus = TokenizedCorpus.open(demo / "demo" / "corpus" / "texts.parquet")
-    tokens = {276: '"""', 410: ".", 417: "def", 284: "(", 300: " in", 177: "from", 84: "'", 75: ".", 326: " is"}
+    tokens = {271: '"""', 410: ".", 284: "(", 446: ":", 297: "    ", 346: " for", 190: "from", 211: "'", 365: " "}
     for layer, neuron, page, quadrant, _ in rows:
         assert (demo / "demo" / page).is_file(), page
         key = page.split("/")[1]
@@ -212,10 +215,25 @@ def test_make_lint_is_clean(tmp_path: Path) -> None:
 def test_make_test_runs_all_tests_and_make_demo_model_the_training(tmp_path: Path) -> None:
     assert make("test", tmp_path, "-n").stdout.strip().endswith("python -m pytest")
     command = make("demo-model", tmp_path, "-n").stdout.strip().splitlines()[-1]
-    small = [*command.split(), "--steps", "2", "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]
+    small = [*command.split(), "--cycles", "1", "2", "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]
     done = subprocess.run(small, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out").rglob("model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("target", "little", "shown"),
+    [
+        ("bench", ["--quick", "--shape", "d = 288"], "collected / bare"),
+        ("numerics", ["--texts", "6"], "bfloat16 against float32"),
+        ("soak", ["--kills", "1"], "the same files: True"),
+    ],
+)
+def test_benchmarks_run(target: str, little: list[str], shown: str, tmp_path: Path) -> None:
+    command = make(target, tmp_path, "-n").stdout.strip().splitlines()[-1]
+    done = subprocess.run([*command.split(), *little], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
 
 
 def test_the_picture_is_there() -> None:

@@ -81,7 +81,8 @@ README = """\
 
 A small language model with the Llama architecture, made by this project so that everything runs without a download:
 4 layers of 448 SwiGLU neurons, hidden size 160, 5 attention heads, 2,048 byte-level BPE tokens, tied embeddings, 1.6
-million parameters. `checkpoints/` holds it at four points of its training, as fp16 weights that transformers loads:
+million parameters. `checkpoints/` holds it at these points of its training, as fp16 weights that transformers loads, except
+at the ends of cycles before the last{cycle_ends}:
 
 | step | tokens seen | training loss | validation loss | bits per byte |
 |---:|---:|---:|---:|---:|
@@ -103,8 +104,8 @@ tokens. `checkpoints/training.json` holds the same table and names the held-out 
 - Tokenizer: byte-level BPE trained on the library without its tests. A run of spaces is one token, digits are single,
   BOS (`<s>`, also the EOS) comes first.
 - Training: context 256, every row starts with BOS, {tokens_per_step:,} tokens a step; AdamW with weight decay 0.1,
-  gradients clipped to norm 1, peak learning rate {learning_rate} after 200 steps of warm-up, constant, then linear to
-  zero over the last 35 % of the steps; float32, seed {seed}, {minutes} minutes on two shared CPU cores.
+  gradients clipped to norm 1; learning rate up to {learning_rate} in 200 steps of warm-up, constant, then linear to zero over
+  the last 35 % of the steps, in each of {cycle_count} cycles; float32, seed {seed}, {minutes} minutes on two shared CPU cores.
 
 Another Python version has another standard library and so gives another model. Another machine, or
 the option `--compile` (used for the shipped checkpoints), gives one that differs by rounding.
@@ -422,11 +423,12 @@ def train(
         done = step + 1
         losses = [*progress["losses"][-99:], loss.item()]
         progress |= {"step": done, "losses": losses, "seconds": time.monotonic() - start}
-        if done in checkpoint_steps or done % REPORT_EVERY == 0:
+        if done in checkpoint_steps | set(cycles) or done % REPORT_EVERY == 0:
             row = measured(done, losses, validation_loss(loss_of, data.held_out_rows), data.facts)
             print(json.dumps(row), f"{row['tokens_seen'] / progress['seconds']:.0f} tokens/s", flush=True)
             if done in checkpoint_steps:
                 save_checkpoint(checkpoints / f"step-{done:05}", model, data.tokenizer)
+            if done in checkpoint_steps | set(cycles):
                 progress["table"].append(row)
         if done % STATE_EVERY == 0 or done == steps:
             save_state(state_file, model, optimizer, progress)
@@ -434,7 +436,7 @@ def train(
     record = {**data.facts, "seconds": round(progress["seconds"]), "checkpoints": progress["table"]}
     (checkpoints / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     samples = [continuation(checkpoints / f"step-{steps:05}", temperature) for temperature in (0.0, LOW_TEMPERATURE)]
-    (out / "README.md").write_text(readme(record, samples))
+    (out / "README.md").write_text(readme(record, cycles, samples))
 
 
 def measured(step: int, losses: Sequence[float], held_out_loss: float, facts: Facts) -> Facts:
@@ -449,7 +451,7 @@ def measured(step: int, losses: Sequence[float], held_out_loss: float, facts: Fa
     }
 
 
-def readme(record: Facts, samples: Sequence[str]) -> str:
+def readme(record: Facts, cycles: Sequence[int], samples: Sequence[str]) -> str:
     """The README beside the checkpoints, from ``training.json``'s content and the last checkpoint's continuations."""
     lines = [
         f"| {row['step']:,} | {row['tokens_seen']:,} | {row['train_loss']:.3f} | {row['validation_loss']:.3f} "
@@ -458,7 +460,13 @@ def readme(record: Facts, samples: Sequence[str]) -> str:
     ]
     greedy, sampled = samples
     return README.format(
-        table="\n".join(lines), minutes=round(record["seconds"] / 60), greedy=greedy, sampled=sampled, **record
+        table="\n".join(lines),
+        minutes=round(record["seconds"] / 60),
+        cycle_count=len(cycles),
+        cycle_ends=f" ({', '.join(f'step {step:,}' for step in cycles[:-1])})" if cycles[1:] else "",
+        greedy=greedy,
+        sampled=sampled,
+        **record,
     )
 
 

@@ -55,14 +55,13 @@ class Shape:
     tokens: int
     dtype: str = "float32"
     pack_tokens: int = 4096
+    packs_a_run: int = 4
 
 
-def llama(
-    hidden: int, width: int, layers: int, heads: int, groups: int | None = None, vocabulary: int = 8192
-) -> dict[str, Any]:
+def llama(hidden: int, width: int, layers: int, heads: int, groups: int | None = None) -> dict[str, Any]:
     """A Llama's configuration."""
     return {
-        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers,
+        "vocab_size": 8192, "hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": groups or heads, "max_position_embeddings": 2048,
     }  # fmt: skip
 
@@ -73,6 +72,11 @@ CPU_SHAPES = (
     Shape("random, d = 1024", llama(1024, 2816, 1, 16), 480_000),
 )
 GPU_SHAPES = (Shape("random, d = 4096 (8B)", llama(4096, 14336, 32, 32, 8), 2_000_000, "bfloat16", 16_384),)
+
+
+def quickened(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """The same shapes with hardly any text."""
+    return tuple(replace(shape, tokens=8_000, pack_tokens=512, packs_a_run=1) for shape in shapes)
 
 
 def random_corpus(tokens: int, vocabulary: int, pack_tokens: int, seed: int = 0) -> TokenizedCorpus:
@@ -130,6 +134,13 @@ class Subject:
         """Nothing collected yet."""
         options = CollectionOptions()
         return ShardState(self.corpus, self.mlps, options, choose_sample(self.corpus, options), self.device)
+
+    def copied(self, state: ShardState) -> ShardState:
+        """A state that goes on by itself from where another stands."""
+        copied = self.new_state()
+        copied.layers = copy.deepcopy(state.layers, {id(mlp): mlp for mlp in self.mlps})
+        copied.sampled, copied.turns.next = dict(state.sampled), dict(state.turns.next)
+        return copied
 
     def packed(self, packs: Sequence[range]) -> None:
         """The bare forward in packs, by as many threads as the collection has."""
@@ -226,7 +237,7 @@ def measure(shape: Shape, device: str, threads: int, plain: bool) -> tuple[list[
         filling = seconds(lambda: subject.collected(first, state))
         rivals = [(texts, shared) for texts in PADDED_TEXTS for shared in ((True, False) if threads > 1 else (True,))]
         best = min(rivals, key=lambda rival: min(seconds(lambda: subject.padded(runs[0], *rival)) for _ in range(2)))
-        plain_state = copy.deepcopy(state)
+        plain_state = subject.copied(state)
         times: dict[str, list[float]] = {}
         for packs in reversed(runs):
             work = {
@@ -254,7 +265,8 @@ def measure(shape: Shape, device: str, threads: int, plain: bool) -> tuple[list[
 
 def peak_memory(shape: Shape, device: str, threads: int, times: int) -> float:
     """Peak MB of a process that collects the corpus so many times over: of the device, or of the process on a CPU."""
-    command = [sys.executable, "-m", __name__, "--memory", shape.name, "--times", str(times), "--device", device]
+    module, quick = "gluscope_assets_tests.benchmarks.collection", ["--quick"] if shape in quickened(CPU_SHAPES) else []
+    command = [sys.executable, "-m", module, "--memory", shape.name, "--times", str(times), "--device", device, *quick]
     output = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True).stdout
     return float(output.splitlines()[-1])
 
@@ -297,12 +309,15 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="only shapes whose name holds this")
     parser.add_argument("--no-plain", action="store_true", help="leave out the slow plain reduction")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--quick", action="store_true", help="a few thousand tokens: whether it runs, not what it costs")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--times", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = str(options.device)
     threads = options.threads or (plan_workers(["cpu"], 1)[0].threads if device == "cpu" else 1)
     shapes = CPU_SHAPES if device == "cpu" else GPU_SHAPES
+    if options.quick:
+        shapes = quickened(shapes)
     if options.memory:
         print_peak_memory(next(shape for shape in shapes if shape.name == options.memory), device, threads, options.times)
         return

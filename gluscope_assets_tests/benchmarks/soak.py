@@ -59,7 +59,15 @@ def files_of(root: Path) -> dict[str, bytes]:
 @contextmanager
 def running(collection: Collection, processes: int) -> Iterator[subprocess.Popen[str]]:
     """The collection in a process of its own, which has begun to forward."""
-    command = [sys.executable, "-m", __name__, "--collect", collection.model_dump_json(), "--processes", str(processes)]
+    command = [
+        sys.executable,
+        "-m",
+        "gluscope_assets_tests.benchmarks.soak",
+        "--collect",
+        collection.model_dump_json(),
+        "--processes",
+        str(processes),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
