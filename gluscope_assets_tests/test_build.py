@@ -135,6 +135,26 @@ def test_a_new_checkpoint_touches_neither_the_corpus_nor_other_checkpoints_activ
     assert again["neuron_pages"] == third | second
 
 
+def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(tiny: Workplace) -> None:
+    content = yaml.safe_load(tiny.file.read_text())
+    tiny.file.write_text(yaml.safe_dump({**content, "storage": {"drop_merged_shards": True}}))
+    key = keys(tiny)[1]
+    (tiny.folder.aggregate(key, 1) / "statistics.parquet").unlink()
+    before = (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes()
+    assert tiny.build() == 0
+    assert not list(tiny.folder.first_shard(key, 1).glob("*.parquet"))
+    assert list(tiny.folder.first_shard(key, 0).glob("*.parquet")), "only what was merged in this run is dropped"
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs) == {}, "dropped shards are as fresh as kept ones"
+    (tiny.folder.aggregate(key, 1) / "statistics.parquet").unlink()
+    tiny.file.write_text(yaml.safe_dump(content))
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs)["activation_shards"] == {str(partition_key(key, 1))}
+    assert (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes() == before
+
+
 def test_a_changed_text_reruns_everything_but_the_weights(tiny: Workplace) -> None:
     (tiny.file.parent / "corpus" / "five.txt").write_text("another text")
     runs = tiny.runs()

@@ -11,8 +11,8 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,9 +141,11 @@ def plan_workers(devices: Sequence[str], units: int, processes: int | None = Non
     """The processes for so many shards. No more threads than cores compute at a time."""
     if units == 0:
         return []
-    if list(devices) != ["cpu"]:
-        return [Worker(device, 1) for device in devices[:units]]
     cores = len(os.sched_getaffinity(0))
+    if list(devices) != ["cpu"]:
+        started = min(len(devices), units)
+        # Beside the thread that forwards, so that another shard can be written meanwhile.
+        return [Worker(device, max(1, cores // started) + 1) for device in devices[:started]]
     wanted = processes if processes is not None else max(1, cores // THREADS_A_PROCESS)
     started = min(wanted, units)
     return [Worker("cpu", max(1, cores // started)) for _ in range(started)]
@@ -270,23 +272,41 @@ class Job:
         with one_thread_each(self.threads) as pool:
             unfinished = list(range(self.corpus.n_shards))
             while unfinished := [shard for shard in unfinished if self.unfinished_layers(shard)]:
-                claims = 0
-                for shard in unfinished:
-                    with shards.claimed(self.collection.root, shard) as mine:
-                        claims += mine
-                        if mine and (layers := self.unfinished_layers(shard)):
-                            self.collect_shard(shard, layers, pool, count_tokens)
+                with ExitStack() as written:
+                    claims = sum(self._collect_if_free(shard, pool, written, count_tokens) for shard in unfinished)
                 if not claims:
                     time.sleep(POLL_SECONDS)
 
-    def collect_shard(self, shard: int, layers: Sequence[int], pool: ThreadPoolExecutor, count_tokens: TokenCounter) -> None:
-        """One unit of work: forward the packs of a shard and write it for some layers."""
+    def _collect_if_free(self, shard: int, pool: ThreadPoolExecutor, written: ExitStack, count_tokens: TokenCounter) -> bool:
+        """Do a shard unless another process does it. It may still be being written until `written` is closed."""
+        with ExitStack() as claim:
+            if not claim.enter_context(shards.claimed(self.collection.root, shard)):
+                return False
+            if layers := self.unfinished_layers(shard):
+                writing = self.collect_shard(shard, layers, pool, count_tokens)
+                written.close()
+                claim.callback(wait_for_all, writing)
+                if self.writes_beside:
+                    written.push(claim.pop_all())
+        return True
+
+    @property
+    def writes_beside(self) -> bool:
+        """Whether a shard is written while the next one is forwarded: where the cores have nothing else to do."""
+        return self.device != "cpu"
+
+    def collect_shard(
+        self, shard: int, layers: Sequence[int], pool: ThreadPoolExecutor, count_tokens: TokenCounter
+    ) -> "list[Future[None]]":
+        """One unit of work: forward the packs of a shard, and begin to write it for some layers."""
         collection, corpus = self.collection, self.corpus
         mlps = [mlp for mlp in find_gated_mlps(self.model) if mlp.layer in set(layers)]
         with Forward(self.model, mlps) as forward:
             state = ShardState(corpus, mlps, collection.options, self.sample, self.device)
             try:
-                state.fold(forward, corpus.packs_of_shard(shard), pool, self.threads, count_tokens)
+                # Work for a GPU is queued by one thread.
+                threads = self.threads if self.device == "cpu" else 1
+                state.fold(forward, corpus.packs_of_shard(shard), pool, threads, count_tokens)
             except torch.OutOfMemoryError as error:
                 raise InputError(
                     f"{self.device} has no memory for the forward pass of a pack; make corpus.pack_tokens smaller or free "
@@ -304,7 +324,7 @@ class Job:
         def write(mlp: GatedMLP) -> None:
             shards.write_shard(state.aggregate(mlp), collection.root, shard, corpus.n_shards, tokens, footer)
 
-        wait_for_all([pool.submit(write, mlp) for mlp in mlps])
+        return [pool.submit(write, mlp) for mlp in mlps]
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import copy
 import gc
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,10 +26,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core import kernel, shards
+from gluscope_assets.core.aggregate import TABLES
 from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
 from gluscope_assets.core.collect import ShardState, one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.corpus import TokenizedCorpus, cut_into_packs, tokenize_corpus
@@ -195,10 +196,9 @@ class Subject:
             shards.write_shard(state.aggregate(mlp), self.folder / "shards", 0, 1, self.corpus.n_tokens, footer)
         neurons = sum(mlp.width for mlp in self.mlps)
         paths = list(self.folder.rglob("shards/*/*/*.parquet"))
-        return {
-            name: sum(path.stat().st_size for path in paths if path.stem == name) / neurons
-            for name in ("statistics", "examples", "sample")
-        }
+        sizes = {name: sum(path.stat().st_size for path in paths if path.stem == name) for name in TABLES}
+        sizes["windows"] = sum(window_bytes(path) for path in paths if path.stem == "examples")
+        return {name: size / neurons for name, size in sizes.items()}
 
     def _run(self, pool: ThreadPoolExecutor, batches: Iterator[Batch], work: Callable[[Batch], None]) -> None:
         lock = Lock()
@@ -217,6 +217,15 @@ class Subject:
     def _synchronize(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize()
+
+
+def window_bytes(examples: Path) -> int:
+    """Bytes of gate and in of all windows of a table of examples."""
+    metadata = pq.ParquetFile(examples).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
+    ends = (".gate.list.element", ".in.list.element")
+    return sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema.endswith(ends))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -259,7 +268,7 @@ def measure(shape: Shape, device: str, threads: int, plain: bool) -> tuple[list[
     steady = [shape.name, rate["packed"], rate["padded"], rate["collected"], rate.get("plain", "–"), ratio]
     return steady, [
         shape.name, f"{tokens:,}", f"{filling:.1f}", f"{writing:.1f}", f"{whole:.2f}",
-        *(f"{sizes[table] / 1e3:.1f}" for table in ("statistics", "examples", "sample")),
+        *(f"{sizes[table] / 1e3:.1f}" for table in ("statistics", "windows", "examples", "sample")),
     ]  # fmt: skip
 
 
@@ -281,7 +290,9 @@ def print_peak_memory(shape: Shape, device: str, threads: int, times: int) -> No
     if device != "cpu":
         print(torch.cuda.max_memory_allocated() / 1e6)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        # Not getrusage: its maximum begins with that of the process that started this one.
+        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        print(int(peak.split()[1]) * 1024 / 1e6)
 
 
 def machine(device: str, threads: int) -> str:
@@ -329,7 +340,7 @@ def main() -> None:
     rows = [measure(shape, device, threads, not options.no_plain) for shape in chosen]
     head = ["model", "bare, packed", "bare, padded", "collected", "plain torch", "collected / bare"]
     print(table(head, [steady for steady, _ in rows]) + "\n")
-    head = ["first tokens", "seconds", "writing", "all / bare", "KB statistics", "KB examples", "KB sample"]
+    head = ["first tokens", "seconds", "writing", "all / bare", "KB statistics", "KB windows", "KB examples", "KB sample"]
     print(table(["model", *head], [whole for _, whole in rows]))
     if not options.no_memory:
         peaks = [(shape.name, [peak_memory(shape, device, threads, times) for times in (1, 2, 4)]) for shape in chosen]

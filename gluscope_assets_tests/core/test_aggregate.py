@@ -2,10 +2,12 @@
 
 import json
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,6 +98,28 @@ def test_files_hold_the_aggregate_and_merging_them_again_gives_the_same_bytes(tm
     first = shard_folder(tmp_path / "layer-00", 0)
     for path in (tmp_path / "merged").iterdir():
         assert pl.read_parquet_schema(path) == pl.read_parquet_schema(first / path.name), "a shard has the aggregate's schema"
+
+
+def test_one_neuron_is_read_from_its_row_group_alone(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = TableModel(*(torch.randn(6, 200, generator=generator) for _ in range(2)))
+    collect_in_memory(model, corpus_of(random_texts(1)), OPTIONS, tmp_path)
+    path = shard_folder(tmp_path / "layer-00", 0) / "examples.parquet"
+    groups = pq.ParquetFile(path).metadata
+    spans = [groups.row_group(number).column(1).statistics for number in range(groups.num_row_groups)]
+    assert len(spans) > 2
+    assert all(first.max < second.min for first, second in pairwise(spans)), "statistics say which group holds a neuron"
+    cut_short = tmp_path / "cut.parquet"
+    content = bytearray(path.read_bytes())
+    for number in range(1, groups.num_row_groups):
+        for place in range(2, groups.num_columns):
+            chunk = groups.row_group(number).column(place)
+            content[chunk.data_page_offset : chunk.data_page_offset + chunk.total_compressed_size] = bytes(
+                chunk.total_compressed_size
+            )
+    cut_short.write_bytes(content)
+    expected = pl.read_parquet(path).filter(pl.col("neuron") == 3)
+    assert pl.scan_parquet(cut_short).filter(pl.col("neuron") == 3).collect().equals(expected), "no other group is read"
 
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gluscope_assets.core import collect as collect_module
 from gluscope_assets.core import shards
-from gluscope_assets.core.aggregate import TABLES
+from gluscope_assets.core.aggregate import TABLES, Aggregate
 from gluscope_assets.core.collect import Collection, Job, Worker, collect, plan_workers
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.shards import MANIFEST, claimed, layer_folder, merge_layers, read_manifest, shard_folder
@@ -96,6 +97,24 @@ def test_shards_made_from_other_things_or_elsewhere_are_done_again(undisturbed: 
     assert files_of(collection.root) == files_of(undisturbed.root)
 
 
+def test_writing_a_shard_beside_the_next_one_changes_nothing(undisturbed: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a GPU: a shard stays claimed until it is written."""
+    collection = beside(undisturbed, "written beside")
+    monkeypatch.setattr(Job, "writes_beside", True)
+    write = shards.write_shard
+    claimable: list[bool] = []
+
+    def watched(aggregate: Aggregate, root: Path, shard: int, *others: Any) -> None:
+        with claimed(root, shard) as free:
+            claimable.append(free)
+        write(aggregate, root, shard, *others)
+
+    monkeypatch.setattr(shards, "write_shard", watched)
+    report = collect(collection, ["cpu"])
+    assert claimable == [False] * report.shards * 2
+    assert files_of(collection.root) == files_of(undisturbed.root)
+
+
 def test_a_claim_excludes_everyone_else_until_it_is_given_back(tmp_path: Path) -> None:
     with claimed(tmp_path, 4) as mine, claimed(tmp_path, 4) as theirs, claimed(tmp_path, 5) as other:
         assert (mine, theirs, other) == (True, False, True)
@@ -151,8 +170,8 @@ def test_workers_never_have_more_threads_than_cores(monkeypatch: pytest.MonkeyPa
     assert plan_workers(["cpu"], units=100) == [Worker("cpu", 4)] * 4
     assert plan_workers(["cpu"], units=2) == [Worker("cpu", 8)] * 2
     assert plan_workers(["cpu"], units=100, processes=3) == [Worker("cpu", 5)] * 3
-    assert plan_workers(["cuda:0", "cuda:1"], units=100) == [Worker("cuda:0", 1), Worker("cuda:1", 1)]
-    assert plan_workers(["cuda:0", "cuda:1"], units=1) == [Worker("cuda:0", 1)]
+    assert plan_workers(["cuda:0", "cuda:1"], units=100) == [Worker("cuda:0", 9), Worker("cuda:1", 9)]
+    assert plan_workers(["cuda:0", "cuda:1"], units=1) == [Worker("cuda:0", 17)]
     assert plan_workers(["cpu"], units=0) == []
     monkeypatch.setattr(collect_module.os, "sched_getaffinity", lambda process: {0})
     assert plan_workers(["cpu"], units=100) == [Worker("cpu", 1)]
