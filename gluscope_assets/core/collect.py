@@ -302,7 +302,8 @@ class Job:
         collection, corpus = self.collection, self.corpus
         mlps = [mlp for mlp in find_gated_mlps(self.model) if mlp.layer in set(layers)]
         with Forward(self.model, mlps) as forward:
-            state = ShardState(corpus, mlps, collection.options, self.sample, self.device)
+            texts = np.flatnonzero(corpus.shards == shard)
+            state = ShardState(corpus, texts, mlps, collection.options, self.sample, self.device)
             try:
                 # Work for a GPU is queued by one thread.
                 threads = self.threads if self.device == "cpu" else 1
@@ -388,6 +389,7 @@ class ShardState:
     def __init__(
         self,
         corpus: TokenizedCorpus,
+        texts: npt.NDArray[np.integer],
         mlps: Sequence[GatedMLP],
         options: CollectionOptions,
         sample: Sample,
@@ -395,10 +397,13 @@ class ShardState:
     ) -> None:
         self.corpus, self.options, self.sample = corpus, options, sample
         on_host = windows_on_host(mlps, options, device)
-        self.layers = {mlp.layer: LayerState(mlp, options, device, on_host) for mlp in mlps}
+        places = sample.of_texts(texts)
+        self.sampled = places[np.argsort(sample.hash[places])]
+        """The shard's sampled positions, as indices of the sample, in the order of their hashes."""
+        self.layers = {mlp.layer: LayerState(mlp, options, device, on_host, len(self.sampled)) for mlp in mlps}
         self.turns = Turns(list(self.layers))
-        self.sampled: dict[int, npt.NDArray[np.int64]] = {}
-        """The sampled positions of each batch, as indices of the sample."""
+        self.begun = 0
+        """Batches that have been folded in or will be."""
 
     def fold(
         self,
@@ -410,17 +415,16 @@ class ShardState:
     ) -> None:
         """Forward packs, each in one of the pool's threads, and fold them in in their order."""
         special, lock = self.options.count_special_tokens, Lock()
-        batches = enumerate(
-            (batch for pack in packs for batch in forward.batches(self.corpus, pack, special)), start=len(self.sampled)
-        )
+        batches = (batch for pack in packs for batch in forward.batches(self.corpus, pack, special))
 
         def fold_batches() -> None:
             with self.turns.abandoned_on_error():
                 while True:
                     with lock:
-                        number, batch = next(batches, (0, None))
-                    if batch is None:
-                        return
+                        batch = next(batches, None)
+                        if batch is None:
+                            return
+                        number, self.begun = self.begun, self.begun + 1
                     forward.run(batch, self._receiver(number, batch))
                     with lock:
                         count_tokens(len(batch.token))
@@ -430,13 +434,13 @@ class ShardState:
     def _receiver(self, number: int, batch: Batch) -> Receiver:
         """What takes the activations of a batch, layer by layer."""
         places = self.sample.of_texts(batch.text)
-        self.sampled[number] = places
         text = np.searchsorted(batch.text, self.sample.text[places])
-        rows = torch.from_numpy(batch.offsets[text] + self.sample.position[places])
+        tokens = torch.from_numpy(batch.offsets[text] + self.sample.position[places])
+        rows = torch.from_numpy(np.searchsorted(self.sample.hash[self.sampled], self.sample.hash[places]))
 
         def receive(mlp: GatedMLP, activations: Activations) -> None:
             with self.turns.turn(mlp.layer, number):
-                self.layers[mlp.layer].reduce(activations, batch, rows.to(activations.gate.device))
+                self.layers[mlp.layer].reduce(activations, batch, tokens, rows)
 
         return receive
 
@@ -453,14 +457,7 @@ class ShardState:
             cells: npt.NDArray[np.floating] = stored.gather(1, slot.expand(stored.shape)).numpy().reshape(*entries, -1)
             return cells
 
-        def sampled(kept: list[torch.Tensor], order: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-            rows = torch.cat(kept) if kept else torch.zeros(0, mlp.width, dtype=torch.float16)
-            cells: npt.NDArray[np.floating] = rows.numpy()[order]
-            return cells
-
-        places = np.concatenate([self.sampled[number] for number in sorted(self.sampled)] or [np.zeros(0, np.int64)])
-        order = np.argsort(self.sample.hash[places])
-        places = places[order]
+        places = self.sampled
         sample_text, sample_position = self.sample.text[places], self.sample.position[places]
         return Aggregate(
             layer=mlp.layer,
@@ -482,8 +479,8 @@ class ShardState:
             sample_text=sample_text,
             sample_position=sample_position,
             sample_token=self.corpus.token[self.corpus.offsets[sample_text] + sample_position],
-            sample_gate=sampled(state.sample_gate, order),
-            sample_in=sampled(state.sample_in, order),
+            sample_gate=state.sample[0].numpy(),
+            sample_in=state.sample[1].numpy(),
             sample_positions=self.options.sample_positions,
         )
 

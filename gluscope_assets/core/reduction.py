@@ -119,7 +119,9 @@ class LayerState:
     The windows, nine tenths of it, lie in pinned host memory instead if `windows_on_host`.
     """
 
-    def __init__(self, mlp: GatedMLP, options: CollectionOptions, device: str, windows_on_host: bool = False) -> None:
+    def __init__(
+        self, mlp: GatedMLP, options: CollectionOptions, device: str, windows_on_host: bool = False, sampled: int = 0
+    ) -> None:
         self.mlp, self.options = mlp, options
         neurons, lists, keep = mlp.width, len(LISTS), options.examples
         cells = (len(QUADRANTS), len(ACTIVATIONS), neurons)
@@ -143,8 +145,8 @@ class LayerState:
             )
             for _ in ("gate", "in")
         ]  # fmt: skip
-        self.sample_gate: list[Tensor] = []
-        self.sample_in: list[Tensor] = []
+        # [sampled positions, neurons] of gate and in, on the host.
+        self.sample = [torch.zeros(sampled, neurons, dtype=torch.float16) for _ in ("gate", "in")]
         self.cells_at_once = CELLS_AT_ONCE[torch.device(device).type]
         self.breaks_tie = ACT_LISTS.to(device).repeat_interleave(neurons)[:, None]
 
@@ -155,8 +157,8 @@ class LayerState:
         cells = neurons * len(QUADRANTS) * len(ACTIVATIONS)
         return entries * 24 + cells * 20 + neurons * 8 * len(QUADRANTS), entries * options.window * 4
 
-    def reduce(self, activations: Activations, batch: Batch, sampled: Tensor) -> None:
-        """Fold in a batch: its statistics and examples, and gate and in at its sampled tokens.
+    def reduce(self, activations: Activations, batch: Batch, tokens: Tensor, rows: Tensor) -> None:
+        """Fold in a batch: its statistics and examples, and gate and in of its sampled `tokens` as `rows` of the sample.
 
         InputError if an activation is infinite or undefined.
         """
@@ -165,9 +167,11 @@ class LayerState:
         if not finite:
             self._raise_not_finite(activations, batch)
         self.positions += int(batch.counted.sum())
-        if len(sampled):
-            self.sample_gate.append(narrow(activations.gate[sampled].float())[0].cpu())
-            self.sample_in.append(narrow(activations.in_[sampled].float())[0].cpu())
+        for number, activation in enumerate((activations.gate, activations.in_)):
+            cells, fits = narrow(activation[tokens.to(activation.device)].float())
+            if not fits:
+                self.sample[number] = self.sample[number].float()
+            self.sample[number][rows] = cells.to(self.sample[number])
 
     def _raise_not_finite(self, activations: Activations, batch: Batch) -> None:
         parts = {"gate": activations.gate, "in": activations.in_, "act": self._act(activations), "post": activations.post}

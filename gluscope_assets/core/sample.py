@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.options import CollectionOptions
 
-TOKENS_AT_ONCE = 1 << 20
+TOKENS_AT_ONCE = 1 << 18
 """Positions hashed together, so that choosing needs no more memory for a larger corpus."""
 
 

@@ -134,13 +134,14 @@ class Subject:
     def new_state(self) -> ShardState:
         """Nothing collected yet."""
         options = CollectionOptions()
-        return ShardState(self.corpus, self.mlps, options, choose_sample(self.corpus, options), self.device)
+        sample = choose_sample(self.corpus, options)
+        return ShardState(self.corpus, np.arange(self.corpus.n_texts), self.mlps, options, sample, self.device)
 
     def copied(self, state: ShardState) -> ShardState:
         """A state that goes on by itself from where another stands."""
         copied = self.new_state()
         copied.layers = copy.deepcopy(state.layers, {id(mlp): mlp for mlp in self.mlps})
-        copied.sampled, copied.turns.next = dict(state.sampled), dict(state.turns.next)
+        copied.begun, copied.turns.next = state.begun, dict(state.turns.next)
         return copied
 
     def packed(self, packs: Sequence[range]) -> None:

@@ -180,15 +180,15 @@ def recording(layer: int, corpus: TokenizedCorpus) -> Iterator[Recorded]:
     recorded: Recorded = {name: [np.zeros((0, 0), np.float32)] * corpus.n_texts for name in ACTIVATIONS}
     reduce = LayerState.reduce
 
-    def record(state: LayerState, activations: Activations, batch: Batch, sampled: Tensor) -> None:
+    def record(state: LayerState, activations: Activations, batch: Batch, tokens: Tensor, rows: Tensor) -> None:
         if state.mlp.layer == layer:
             act = state.mlp.act(activations.gate.float()) if activations.act is None else activations.act
             whole = (activations.gate, activations.in_, act, activations.post)
             for name, tensor in zip(ACTIVATIONS, whole, strict=True):
-                rows = np.split(tensor.float().numpy().copy(), batch.offsets[1:-1])
-                for text, part in zip(batch.text, rows, strict=True):
+                parts = np.split(tensor.float().numpy().copy(), batch.offsets[1:-1])
+                for text, part in zip(batch.text, parts, strict=True):
                     recorded[name][text] = part
-        reduce(state, activations, batch, sampled)
+        reduce(state, activations, batch, tokens, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LayerState, "reduce", record)

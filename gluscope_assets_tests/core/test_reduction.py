@@ -18,6 +18,7 @@ from gluscope_assets.core.reduction import LayerState, narrow, text_statistics
 from gluscope_assets_tests.core.reference import to_half
 
 OPTIONS = CollectionOptions(examples=4, window_before=5, window_after=3)
+NONE = torch.zeros(0, dtype=torch.int64)
 EXACT = ("count", "largest", "value", "post", "text", "position")
 
 needs_compiler = pytest.mark.skipif(kernel.load() is None, reason="no C compiler on this machine")
@@ -42,7 +43,7 @@ def batch_of(lengths: list[int], counted: np.ndarray | None = None, first_text: 
 def reduce_all(batches: list[tuple[Activations, Batch]], options: CollectionOptions = OPTIONS) -> LayerState:
     state = LayerState(mlp_of(batches[0][0].gate.shape[1]), options, "cpu")
     for activations, batch in batches:
-        state.reduce(activations, batch, torch.zeros(0, dtype=torch.int64))
+        state.reduce(activations, batch, NONE, NONE)
     return state
 
 
@@ -193,7 +194,7 @@ def test_windows_on_the_host_are_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(reduction.torch, "zeros", unpinned)
     state = LayerState(mlp_of(6), OPTIONS, "cpu", windows_on_host=True)
     for activations, batch in batches:
-        state.reduce(activations, batch, torch.zeros(0, dtype=torch.int64))
+        state.reduce(activations, batch, NONE, NONE)
     for first, second in zip(windows_of(state), expected, strict=True):
         assert torch.equal(first, second)
 
