@@ -36,8 +36,9 @@ from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
 from gluscope_assets.core.collect import ShardState, one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.corpus import TokenizedCorpus, cut_into_packs, tokenize_corpus
 from gluscope_assets.core.forward import Batch, Forward, batch_of
-from gluscope_assets.core.gated_mlp import find_gated_mlps
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP, find_gated_mlps
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
+from gluscope_assets.core.reduction import LayerState, compiled_text_statistics, text_statistics
 from gluscope_assets.core.sample import choose_sample
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -273,6 +274,38 @@ def measure(shape: Shape, device: str, threads: int, plain: bool) -> tuple[list[
     ]  # fmt: skip
 
 
+def reductions(neurons: int = 768, texts: int = 16, length: int = 256) -> list[list[str]]:
+    """ns a neuron and token, one thread, of each way to reduce a batch whose texts enter no list."""
+    gate, in_ = torch.randn(2, texts * length, neurons).unbind()
+    act = torch.nn.functional.silu(gate)
+    linear = torch.nn.Linear(1, neurons)
+    state = LayerState(
+        GatedMLP(0, "", linear, linear, torch.nn.Linear(neurons, 1), torch.nn.SiLU()), CollectionOptions(), "cpu"
+    )
+    state.value.fill_(1e30)
+    state.text.fill_(0)
+    tokens = texts * length
+    batch = Batch(
+        np.arange(1, texts + 1, dtype=np.int32), np.full(texts, length), np.zeros(tokens, np.int64), np.ones(tokens, bool)
+    )
+    none = torch.zeros(0, dtype=torch.int64)
+    padded = [part.view(texts, length, neurons) for part in (gate, in_, act, act * in_)]
+    counted = torch.ones(texts, length)
+    work: dict[str, Callable[[], object]] = {
+        "C kernel, lists included": lambda: state.reduce(Activations(gate, in_, act, act * in_), batch, none, none),
+        "torch.compile, statistics alone": lambda: compiled_text_statistics()(*padded, counted),
+        "plain torch, statistics alone": lambda: text_statistics(*padded, counted),
+    }
+    times: dict[str, list[float]] = {name: [] for name in work}
+    with one_thread_each(1):
+        for run in range(RUNS + 1):
+            for name, once in work.items():
+                took = seconds(once)
+                if run:
+                    times[name].append(took)
+    return [[name, f"{statistics.median(runs) / (tokens * neurons) * 1e9:.1f}"] for name, runs in times.items()]
+
+
 def peak_memory(shape: Shape, device: str, threads: int, times: int) -> float:
     """Peak MB of a process that collects the corpus so many times over: of the device, or of the process on a CPU."""
     module, quick = "gluscope_assets_tests.benchmarks.collection", ["--quick"] if shape in quickened(CPU_SHAPES) else []
@@ -343,6 +376,8 @@ def main() -> None:
     print(table(head, [steady for steady, _ in rows]) + "\n")
     head = ["first tokens", "seconds", "writing", "all / bare", "KB statistics", "KB windows", "KB examples", "KB sample"]
     print(table(["model", *head], [whole for _, whole in rows]))
+    if device == "cpu":
+        print("\n" + table(["reduction, one thread", "ns a neuron and token"], reductions()))
     if not options.no_memory:
         peaks = [(shape.name, [peak_memory(shape, device, threads, times) for times in (1, 2, 4)]) for shape in chosen]
         cells = [[name, *(f"{peak:,.0f}" for peak in peak_mb), f"{peak_mb[2] / peak_mb[0]:.3f}"] for name, peak_mb in peaks]
