@@ -279,9 +279,8 @@ def reductions(neurons: int = 768, texts: int = 16, length: int = 256) -> list[l
     gate, in_ = torch.randn(2, texts * length, neurons).unbind()
     act = torch.nn.functional.silu(gate)
     linear = torch.nn.Linear(1, neurons)
-    state = LayerState(
-        GatedMLP(0, "", linear, linear, torch.nn.Linear(neurons, 1), torch.nn.SiLU()), CollectionOptions(), "cpu"
-    )
+    mlp = GatedMLP(0, "", linear, linear, torch.nn.Linear(neurons, 1), torch.nn.SiLU())
+    state = LayerState(mlp, CollectionOptions(), "cpu")
     state.value.fill_(1e30)
     state.text.fill_(0)
     tokens = texts * length
@@ -289,10 +288,11 @@ def reductions(neurons: int = 768, texts: int = 16, length: int = 256) -> list[l
         np.arange(1, texts + 1, dtype=np.int32), np.full(texts, length), np.zeros(tokens, np.int64), np.ones(tokens, bool)
     )
     none = torch.zeros(0, dtype=torch.int64)
+    activations = Activations(gate, in_, act, act * in_)
     padded = [part.view(texts, length, neurons) for part in (gate, in_, act, act * in_)]
     counted = torch.ones(texts, length)
     work: dict[str, Callable[[], object]] = {
-        "C kernel, lists included": lambda: state.reduce(Activations(gate, in_, act, act * in_), batch, none, none),
+        "C kernel, lists included": lambda: state.reduce(activations, batch, none, none),
         "torch.compile, statistics alone": lambda: compiled_text_statistics()(*padded, counted),
         "plain torch, statistics alone": lambda: text_statistics(*padded, counted),
     }
