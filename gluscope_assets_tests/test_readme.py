@@ -224,7 +224,7 @@ def test_make_test_runs_all_tests_and_make_demo_model_the_training(tmp_path: Pat
 @pytest.mark.parametrize(
     ("target", "little", "shown"),
     [
-        ("bench", ["--quick", "--shape", "d = 288"], "collected / bare"),
+        ("bench", ["--quick", "--no-memory", "--shape", "d = 288"], "collected / bare"),
         ("numerics", ["--texts", "6"], "bfloat16 against float32"),
         ("soak", ["--kills", "1"], "the same files: True"),
     ],
