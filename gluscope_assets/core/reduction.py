@@ -22,11 +22,11 @@ from gluscope_assets.core.ranking import ACT_LISTS, NO_TEXT, best
 
 logger = logging.getLogger(__name__)
 
-CELLS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 28}
+CELLS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Positions x neurons reduced together: what a core's cache holds of one tensor, or what fills a GPU."""
 
-GATHERED_TENSORS = 8
-"""Tensors of gathered cells that finding peaks and copying windows hold at a time."""
+GATHERS_AT_ONCE = 4
+"""How many times more cells are gathered together for peaks and windows: their operations are many and small."""
 
 HALF_OVERFLOWS = 65520.0
 """The smallest magnitude that rounds to infinity in float16."""
@@ -82,8 +82,8 @@ def text_statistics(
             inside = value * weight
             wide = inside.double()
             sums.append(wide.sum(dim=1))
-            squares.append((wide * wide).sum(dim=1))
-            largest.append(torch.where(count > 0, inside.abs().amax(dim=1), -1.0))
+            squares.append(wide.square_().sum(dim=1))
+            largest.append(torch.where(count > 0, inside.abs_().amax(dim=1), -1.0))
     shape = (len(QUADRANTS), len(ACTIVATIONS), *counts[0].shape)
     stacked = (torch.stack(parts).view(shape) for parts in (sums, squares, largest))
     return torch.stack(counts), *stacked  # type: ignore[return-value]
@@ -308,7 +308,7 @@ class LayerState:
         position = torch.empty_like(row)
         value, post = torch.empty_like(largest), torch.empty_like(largest)
         counted = torch.from_numpy(batch.counted).to(row.device)
-        act = self._act(activations)
+        wholes = {"gate": activations.gate, "in": activations.in_, "act": self._act(activations), "post": activations.post}
 
         def find(part: slice) -> None:
             for list_number in sorted(set(number[part].tolist())):
@@ -316,20 +316,28 @@ class LayerState:
                 chosen = (number[part] == list_number).nonzero()[:, 0] + part.start
                 token, real = token_grid(batch, column[chosen])
                 of = neuron[chosen, None]
-                gate, in_, posts = (whole[token, of] for whole in (activations.gate, activations.in_, activations.post))
-                cells = {"gate": gate, "in": in_, "post": posts}.get(activation)
-                cells = (act[token, of] if cells is None else cells).float()
-                peak = real & counted[token] & (cells.abs() == largest[chosen, None])
-                peak &= (gate > 0) if quadrant[4] == "+" else (gate < 0)
-                peak &= (in_ > 0) if quadrant[8] == "+" else (in_ < 0)
+                ranked = wholes[activation]
+                peak = real & (ranked[token, of].abs() == largest[chosen, None])
+                # Only where the same |value| stands at several positions must the quadrant and |post| decide.
+                several = (peak.sum(dim=1) > 1).nonzero()[:, 0]
+                at, beside = token[several], of[several]
+                inside = peak[several] & counted[at]
+                for name, sign in (("gate", quadrant[4]), ("in", quadrant[8])):
+                    values = wholes[name][at, beside]
+                    inside &= (values > 0) if sign == "+" else (values < 0)
+                preference = peak.to(torch.float32)
+                if activation == "act":
+                    preference[several] = torch.where(inside, wholes["post"][at, beside].float().abs(), -1.0)
+                else:
+                    preference[several] = inside.to(torch.float32)
                 # argmax gives the first of equals.
-                preference = posts.float().abs() if activation == "act" else torch.ones_like(cells)
-                first = torch.where(peak, preference, -1.0).argmax(dim=1, keepdim=True)
-                position[chosen] = first[:, 0]
-                value[chosen] = cells.gather(1, first)[:, 0]
-                post[chosen] = posts.gather(1, first)[:, 0].float()
+                first = preference.argmax(dim=1)
+                position[chosen] = first
+                where = token.gather(1, first[:, None])[:, 0]
+                value[chosen] = ranked[where, neuron[chosen]].float()
+                post[chosen] = wholes["post"][where, neuron[chosen]].float()
 
-        self._part_by_part(len(row), int(batch.length.max()) * GATHERED_TENSORS, find)
+        self._part_by_part(len(row), max(1, int(batch.length.max()) // GATHERS_AT_ONCE), find)
         return position, value, post
 
     def _reassigned_slots(self, slot: Tensor, order: Tensor) -> Tensor:
@@ -364,7 +372,7 @@ class LayerState:
                 stored = self.windows[number]
                 stored[row[part].to(stored.device), slot[part].to(stored.device)] = cells.to(stored)
 
-        self._part_by_part(len(row), self.options.window * GATHERED_TENSORS, copy)
+        self._part_by_part(len(row), max(1, self.options.window // GATHERS_AT_ONCE), copy)
 
 
 def token_grid(batch: Batch, texts: Tensor) -> tuple[Tensor, Tensor]:
