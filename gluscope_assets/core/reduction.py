@@ -7,6 +7,7 @@ same faster. The forward pass, files and shards belong elsewhere.
 
 import logging
 from collections.abc import Callable
+from ctypes import CDLL
 from functools import cache
 
 import torch
@@ -188,11 +189,11 @@ class LayerState:
     def _act(self, activations: Activations) -> Tensor:
         return self.mlp.act(activations.gate.float()) if activations.act is None else activations.act
 
-    def _reduce(self, library: object, activations: Activations, batch: Batch) -> bool:
+    def _reduce(self, library: CDLL, activations: Activations, batch: Batch) -> bool:
         """Fold in a batch with the C kernel; False if an activation is not finite."""
         parts = (activations.gate, activations.in_, self._act(activations), activations.post)
         outcome = kernel.reduce(
-            library,  # type: ignore[arg-type]
+            library,
             kernel.Arguments(
                 activation=tuple(part.float().contiguous() for part in parts),  # type: ignore[arg-type]
                 counted=torch.from_numpy(batch.counted),
