@@ -29,14 +29,29 @@ TABLES = ("statistics", "examples", "sample", "positions")
 NO_TOKEN = -1
 """The token id of a window's cell outside its text."""
 
+NO_EXPERT = -1
+"""The expert of a neuron that sees all tokens."""
+
 
 @dataclass
 class Aggregate:
-    """One layer's aggregate. Q quadrants, A activations, L lists, N neurons, K examples, W window positions, S sample."""
+    """One layer's aggregate. Q quadrants, A activations, L lists, N neurons, K examples, W window positions, S sample.
+
+    The neurons are those of the layer's gated MLPs, one after the other. At a position that is not routed to its expert a
+    neuron has no activations: windows and sample hold NaN there.
+    """
 
     layer: int
     positions: int
     """Counted positions."""
+    mlp: npt.NDArray[np.str_]
+    """[N], the path of the neuron's gated MLP inside the layer."""
+    expert: Integers
+    """[N], -1 for a neuron that sees all tokens."""
+    index: Integers
+    """[N], the neuron's place in its MLP or expert."""
+    routed: npt.NDArray[np.int64]
+    """[N], counted positions that the neuron sees: those routed to its expert, or all."""
     zero: npt.NDArray[np.int64]
     """[N], counted positions where gate or in is exactly 0."""
     count: npt.NDArray[np.int64]
@@ -84,7 +99,12 @@ class Aggregate:
     def empty(self) -> "Aggregate":
         """The merge's identity, with this aggregate's layer, neurons and options."""
         shape = {field.name: getattr(self, field.name) for field in fields(self)}
-        blank = {name: np.zeros_like(array) for name, array in shape.items() if isinstance(array, np.ndarray)}
+        identity = ("mlp", "expert", "index")
+        blank = {
+            name: np.zeros_like(array)
+            for name, array in shape.items()
+            if isinstance(array, np.ndarray) and name not in identity
+        }
         blank["text"] += -1
         blank["window_token"] += NO_TOKEN
         for name in ("hash", "text", "position", "token", "gate", "in"):
@@ -100,12 +120,14 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
 
     from gluscope_assets.core.ranking import ACT_LISTS, best
 
-    if (first.layer, first.value.shape, first.window_before, first.window_token.shape) != (
+    same_shape = (first.layer, first.value.shape, first.window_before, first.window_token.shape) == (
         second.layer,
         second.value.shape,
         second.window_before,
         second.window_token.shape,
-    ):
+    )
+    identity = ("mlp", "expert", "index")
+    if not same_shape or not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in identity):
         raise InputError("Aggregates of different layers, widths or options cannot be merged; collect the shards again.")
     keep = first.value.shape[-1]
 
@@ -121,6 +143,8 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
     return Aggregate(
         layer=first.layer,
         positions=first.positions + second.positions,
+        **{name: getattr(first, name) for name in identity},
+        routed=first.routed + second.routed,
         zero=first.zero + second.zero,
         count=first.count + second.count,
         sum=first.sum + second.sum,
@@ -134,6 +158,25 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         },
         sample_positions=first.sample_positions,
     )
+
+
+NEURON_AXIS = {
+    **dict.fromkeys(("mlp", "expert", "index", "routed", "zero"), 0),
+    **dict.fromkeys(("count", "value", "post", "text", "position"), 1),
+    **dict.fromkeys(("window_token", "window_gate", "window_in", "sample_gate", "sample_in"), 1),
+    **dict.fromkeys(("sum", "sum_of_squares", "largest"), 2),
+}
+"""The axis of neurons of each array that has one."""
+
+
+def concatenate(parts: Sequence[Aggregate]) -> Aggregate:
+    """One layer's aggregate from those of its gated MLPs, over the same positions."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=axis) for name, axis in NEURON_AXIS.items()
+    }
+    return replace(parts[0], **joined)
 
 
 def merge_all(aggregates: Iterable[Aggregate]) -> Aggregate:
@@ -175,9 +218,13 @@ def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table
     neurons = {
         "layer": pa.array(np.full(aggregate.neurons, aggregate.layer, dtype=np.int32)),
         "neuron": pa.array(np.arange(aggregate.neurons, dtype=np.int32)),
+        "mlp": pa.array(aggregate.mlp.tolist(), pa.string()),
+        "expert": pa.array(aggregate.expert, mask=aggregate.expert == NO_EXPERT),
+        "index": pa.array(aggregate.index),
     }
     statistics = {
         **neurons,
+        "routed": pa.array(aggregate.routed),
         "positions": pa.array(np.full(aggregate.neurons, aggregate.positions, dtype=np.int64)),
         "zero": pa.array(aggregate.zero),
     }
@@ -216,7 +263,19 @@ def narrowest(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 def _lists_of_rows(rows: Array) -> pa.ListArray:
     offsets = np.arange(rows.shape[0] + 1, dtype=np.int32) * rows.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows).reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array(offsets), _cells(np.ascontiguousarray(rows).reshape(-1)))
+
+
+def _cells(values: Array) -> pa.Array:
+    """Values of a window or the sample, null where the position was not routed to the neuron's expert."""
+    missing = np.isnan(values)
+    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
+
+
+def _values(cells: pa.Array) -> Array:
+    """What `_cells` was given."""
+    values: Array = cells.fill_null(np.nan).to_numpy() if cells.null_count else cells.to_numpy()
+    return values
 
 
 def _offsets(lengths: npt.NDArray[np.integer]) -> pa.Array:
@@ -231,7 +290,7 @@ def _examples_column(aggregate: Aggregate, number: int) -> pa.ListArray:
     window_offsets = _offsets(inside.sum(axis=1))
 
     def window(cells: Array) -> pa.ListArray:
-        return pa.ListArray.from_arrays(window_offsets, pa.array(cells[inside]))
+        return pa.ListArray.from_arrays(window_offsets, _cells(cells[inside]))
 
     struct = pa.StructArray.from_arrays(
         [
@@ -240,7 +299,7 @@ def _examples_column(aggregate: Aggregate, number: int) -> pa.ListArray:
             pa.array(aggregate.text[number][held]),
             pa.array(aggregate.position[number][held]),
             pa.array((aggregate.position[number][held] - aggregate.window_before + first).astype(np.int32)),
-            window(token),
+            pa.ListArray.from_arrays(window_offsets, pa.array(token[inside])),
             window(aggregate.window_gate[number][held]),
             window(aggregate.window_in[number][held]),
         ],
@@ -266,10 +325,14 @@ def read_aggregate(folder: Path) -> Aggregate:
         return np.array(rows)
 
     lists = [_read_examples(examples[column(*name)], keep, before, window) for name in LISTS]
-    sampled = {name: sample[name].combine_chunks().values.to_numpy().reshape(neurons, -1).T for name in ("gate", "in")}
+    sampled = {name: _values(sample[name].combine_chunks().values).reshape(neurons, -1).T for name in ("gate", "in")}
     return Aggregate(
         layer=int(footer["layer"]),  # type: ignore[call-overload]
         positions=int(footer["positions"]),  # type: ignore[call-overload]
+        mlp=np.array(statistics["mlp"].to_pylist()),
+        expert=statistics["expert"].fill_null(NO_EXPERT).to_numpy(),
+        index=statistics["index"].to_numpy(),
+        routed=statistics["routed"].to_numpy(),
         zero=statistics["zero"].to_numpy(),
         count=np.array([statistics[f"{quadrant}_count"].to_numpy() for quadrant in QUADRANTS]),
         sum=stacked("sum", 0.0),
@@ -301,7 +364,7 @@ def _read_examples(chunks: pa.ChunkedArray, keep: int, before: int, window: int)
     cell_row, cell_place = np.repeat(row, cells), np.repeat(place, cells)
     cell = np.arange(cells.sum()) - np.repeat(spans.offsets.to_numpy()[:-1] - first, cells)
     for name, missing in (("token", NO_TOKEN), ("gate", 0), ("in", 0)):
-        values = struct.field(name).values.to_numpy()
+        values = _values(struct.field(name).values)
         dense[f"window_{name}"] = np.full((neurons, keep, window), missing, dtype=values.dtype)
         dense[f"window_{name}"][cell_row, cell_place, cell] = values
     return dense
@@ -311,11 +374,16 @@ def _read_examples(chunks: pa.ChunkedArray, keep: int, before: int, window: int)
 
 
 def describe(statistics: pl.LazyFrame) -> pl.LazyFrame:
-    """Add `{quadrant}_frequency` (share of counted positions) and each activation's `_mean` and `_std` (population)."""
+    """Add `{quadrant}_frequency`, `{quadrant}_routed_frequency`, and each activation's `_mean` and `_std` (population).
+
+    The first is the share of all counted positions, the second that of those routed to the neuron's expert. They are the
+    same for a neuron that sees all tokens.
+    """
     added: list[pl.Expr] = []
     for quadrant in QUADRANTS:
         count = pl.col(f"{quadrant}_count")
         added.append((count / pl.col("positions")).alias(f"{quadrant}_frequency"))
+        added.append((count / pl.col("routed")).alias(f"{quadrant}_routed_frequency"))
         for activation in ACTIVATIONS:
             prefix = column(quadrant, activation)
             mean = pl.col(f"{prefix}_sum") / count

@@ -10,7 +10,7 @@ import os
 import queue
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,17 +25,18 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from gluscope_assets.core import kernel, shards
-from gluscope_assets.core.aggregate import NO_TOKEN, Aggregate
+from gluscope_assets.core.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, concatenate
 from gluscope_assets.core.checkpoint import Checkpoint, ModelShape, check_checkpoint, load_model
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.forward import Batch, Forward
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Receiver, find_gated_mlps
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS
 from gluscope_assets.core.reduction import LayerState
 from gluscope_assets.core.sample import Sample, choose_sample
+from gluscope_assets.core.taps import Receiver
 
 THREADS_A_PROCESS = 4
 """CPU threads that share one process's state. More would wait for Python; more processes would hold more states."""
@@ -62,8 +63,12 @@ class Collection(BaseModel):
     corpus: Path
     """The file that `tokenize_corpus` wrote."""
     layers: tuple[int, ...]
-    model_layers: int
-    """Checked against the model."""
+    model_layers: tuple[int, ...]
+    """All layers with a gated MLP; checked against the model."""
+    stack: Stack | None = None
+    """Which layers of a model with encoder and decoder."""
+    device_map: str | None = None
+    """`auto` spreads the model over all GPUs."""
     options: CollectionOptions
     root: Path
     """Where the shards of the checkpoint lie."""
@@ -86,7 +91,7 @@ class CollectionReport:
     bytes: dict[int, int] = field(default_factory=dict)
     """Bytes of the shards of each layer."""
     frequency: dict[int, list[float]] = field(default_factory=dict)
-    """Share of counted positions in each quadrant, over the neurons of each layer."""
+    """Share of the counted positions routed to them in each quadrant, over the neurons of each layer."""
 
 
 def collect(
@@ -119,7 +124,7 @@ def collect(
     for layer in collection.layers:
         folder = shards.layer_folder(collection.root, layer)
         manifests = [shards.read_manifest(shards.shard_folder(folder, shard)) for shard in range(job.corpus.n_shards)]
-        cells = sum(manifest.positions for manifest in manifests) * manifests[0].neurons or 1
+        cells = sum(manifest.routed for manifest in manifests) or 1
         counts = [sum(manifest.count[q] for manifest in manifests) for q in range(len(QUADRANTS))]
         report.bytes[layer] = sum(manifest.bytes for manifest in manifests)
         report.frequency[layer] = [count / cells for count in counts]
@@ -228,11 +233,20 @@ class Job:
 
     @cached_property
     def shape(self) -> ModelShape:
-        return check_checkpoint(self.collection.checkpoint, self.collection.model_layers)
+        return check_checkpoint(self.collection.checkpoint, self.collection.model_layers, self.collection.stack)
 
     @cached_property
     def model(self) -> Any:
-        return load_model(self.collection.checkpoint, self.collection.dtype, self.device)
+        collection = self.collection
+        return load_model(collection.checkpoint, collection.dtype, self.device, collection.device_map)
+
+    def _device_of(self, mlp: GatedMLP) -> str:
+        """Where the weights of an MLP lie."""
+        return str(self.model.get_parameter(mlp.gate.parameter).device)
+
+    @cached_property
+    def mlps(self) -> list[GatedMLP]:
+        return list(self.shape.mlps)
 
     @cached_property
     def computed_on(self) -> str:
@@ -300,10 +314,10 @@ class Job:
     ) -> "list[Future[None]]":
         """One unit of work: forward the packs of a shard, and begin to write it for some layers."""
         collection, corpus = self.collection, self.corpus
-        mlps = [mlp for mlp in find_gated_mlps(self.model) if mlp.layer in set(layers)]
-        with Forward(self.model, mlps) as forward:
+        mlps = [mlp for mlp in self.mlps if mlp.layer in set(layers)]
+        with Forward(self.model, mlps, self.collection.stack) as forward:
             texts = np.flatnonzero(corpus.shards == shard)
-            state = ShardState(corpus, texts, mlps, collection.options, self.sample, self.device)
+            state = ShardState(corpus, texts, mlps, collection.options, self.sample, self.device, self._device_of)
             try:
                 # Work for a GPU is queued by one thread.
                 threads = self.threads if self.device == "cpu" else 1
@@ -316,16 +330,16 @@ class Job:
         tokens = self.tokens_of([shard])
         footer = {
             **collection.provenance,
-            "activation": self.shape.activation,
             "dtype": collection.dtype,
             "content_hash": corpus.content_hash,
             "computed_on": self.computed_on,
         }
 
-        def write(mlp: GatedMLP) -> None:
-            shards.write_shard(state.aggregate(mlp), collection.root, shard, corpus.n_shards, tokens, footer)
+        def write(layer: int) -> None:
+            own = {"activation": state.activation_of(layer)}
+            shards.write_shard(state.aggregate(layer), collection.root, shard, corpus.n_shards, tokens, footer | own)
 
-        return [pool.submit(write, mlp) for mlp in mlps]
+        return [pool.submit(write, layer) for layer in sorted(state.layers)]
 
 
 @contextmanager
@@ -352,23 +366,23 @@ class Abandoned(Exception):
 
 
 class Turns:
-    """Lets threads do something for each layer in the order of the batches' numbers, whoever forwards which batch."""
+    """Lets threads do something for each block in the order of the batches' numbers, whoever forwards which batch."""
 
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.next = dict.fromkeys(layers, 0)
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self.next = dict.fromkeys(blocks, 0)
         self.changed = Condition()
         self.failed = False
 
     @contextmanager
-    def turn(self, layer: int, number: int) -> Iterator[None]:
-        """Wait until all batches before `number` have had their turn at `layer`."""
+    def turn(self, block: str, number: int) -> Iterator[None]:
+        """Wait until all batches before `number` have had their turn at `block`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.next[layer] == number or self.failed)
+            self.changed.wait_for(lambda: self.next[block] == number or self.failed)
             if self.failed:
                 raise Abandoned
         yield
         with self.changed:
-            self.next[layer] += 1
+            self.next[block] += 1
             self.changed.notify_all()
 
     @contextmanager
@@ -384,7 +398,7 @@ class Turns:
 
 
 class ShardState:
-    """One shard in the making: each wanted layer's running aggregate."""
+    """One shard in the making: the running aggregate of each gated MLP of the wanted layers."""
 
     def __init__(
         self,
@@ -394,14 +408,23 @@ class ShardState:
         options: CollectionOptions,
         sample: Sample,
         device: str,
+        device_of: Callable[[GatedMLP], str] | None = None,
     ) -> None:
         self.corpus, self.options, self.sample = corpus, options, sample
         on_host = windows_on_host(mlps, options, device)
         places = sample.of_texts(texts)
         self.sampled = places[np.argsort(sample.hash[places])]
         """The shard's sampled positions, as indices of the sample, in the order of their hashes."""
-        self.layers = {mlp.layer: LayerState(mlp, options, device, on_host, len(self.sampled)) for mlp in mlps}
-        self.turns = Turns(list(self.layers))
+        self.states = {
+            mlp: LayerState(mlp, options, device_of(mlp) if device_of else device, on_host, len(self.sampled)) for mlp in mlps
+        }
+        self.layers: dict[int, list[GatedMLP]] = {}
+        for mlp in mlps:
+            self.layers.setdefault(mlp.layer, []).append(mlp)
+        inside = np.repeat(np.isin(np.arange(corpus.n_texts), texts), np.diff(corpus.offsets))
+        self.positions = int((inside if options.count_special_tokens else inside & ~corpus.special).sum())
+        """Counted positions of the shard."""
+        self.turns = Turns(mlp.block for mlp in mlps)
         self.begun = 0
         """Batches that have been folded in or will be."""
 
@@ -432,36 +455,61 @@ class ShardState:
         wait_for_all([pool.submit(fold_batches) for _ in range(threads)])
 
     def _receiver(self, number: int, batch: Batch) -> Receiver:
-        """What takes the activations of a batch, layer by layer."""
+        """What takes the activations of a batch, block by block."""
         places = self.sample.of_texts(batch.text)
         text = np.searchsorted(batch.text, self.sample.text[places])
-        tokens = torch.from_numpy(batch.offsets[text] + self.sample.position[places])
-        rows = torch.from_numpy(np.searchsorted(self.sample.hash[self.sampled], self.sample.hash[places]))
+        tokens = batch.offsets[text] + self.sample.position[places]
+        rows = np.searchsorted(self.sample.hash[self.sampled], self.sample.hash[places])
 
-        def receive(mlp: GatedMLP, activations: Activations) -> None:
-            with self.turns.turn(mlp.layer, number):
-                self.layers[mlp.layer].reduce(activations, batch, tokens, rows)
+        def receive(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
+            with self.turns.turn(block, number):
+                for mlp, activations in found:
+                    if activations.tokens is None:
+                        self.states[mlp].reduce(activations, batch, torch.from_numpy(tokens), torch.from_numpy(rows))
+                    elif len(activations.tokens):
+                        routed = activations.tokens.cpu().numpy()
+                        place = np.searchsorted(routed, tokens).clip(max=len(routed) - 1)
+                        here = routed[place] == tokens
+                        part = batch.part(routed)
+                        self.states[mlp].reduce(activations, part, torch.from_numpy(place[here]), torch.from_numpy(rows[here]))
 
         return receive
 
-    def aggregate(self, mlp: GatedMLP) -> Aggregate:
-        """The finished aggregate of one layer."""
-        state = self.layers[mlp.layer]
+    def activation_of(self, layer: int) -> str:
+        """The name of a layer's σ. InputError if its MLPs have several."""
+        names = {mlp.activation for mlp in self.layers[layer]}
+        if len(names) > 1:
+            raise InputError(f"Layer {layer} has the activation functions {', '.join(sorted(names))}; it may have only one.")
+        return names.pop()
+
+    def aggregate(self, layer: int) -> Aggregate:
+        """The finished aggregate of one layer, its MLPs one after the other."""
+        return concatenate([self._aggregate(mlp) for mlp in self.layers[layer]])
+
+    def _aggregate(self, mlp: GatedMLP) -> Aggregate:
+        state = self.states[mlp]
         entries = (len(LISTS), mlp.width, self.options.examples)
         text = state.text.cpu().numpy().reshape(entries)
         position = state.position.cpu().numpy().reshape(entries)
         slot = state.slot.cpu()[..., None]
+        window_token = self._window_tokens(text, position)
 
         def windows(stored: torch.Tensor) -> npt.NDArray[np.floating]:
             stored = stored.cpu()
             cells: npt.NDArray[np.floating] = stored.gather(1, slot.expand(stored.shape)).numpy().reshape(*entries, -1)
+            if mlp.expert is not None:
+                cells[window_token == NO_TOKEN] = 0
             return cells
 
         places = self.sampled
         sample_text, sample_position = self.sample.text[places], self.sample.position[places]
         return Aggregate(
             layer=mlp.layer,
-            positions=state.positions,
+            positions=self.positions,
+            mlp=np.full(mlp.width, mlp.name),
+            expert=np.full(mlp.width, NO_EXPERT if mlp.expert is None else mlp.expert, dtype=np.int32),
+            index=np.arange(mlp.width, dtype=np.int32),
+            routed=np.full(mlp.width, state.positions, dtype=np.int64),
             zero=(state.positions - state.count.sum(dim=0)).cpu().numpy(),
             count=state.count.cpu().numpy(),
             sum=state.sum.cpu().numpy(),
@@ -471,7 +519,7 @@ class ShardState:
             post=state.post.cpu().numpy().reshape(entries),
             text=text,
             position=position,
-            window_token=self._window_tokens(text, position),
+            window_token=window_token,
             window_gate=windows(state.windows[0]),
             window_in=windows(state.windows[1]),
             window_before=self.options.window_before,

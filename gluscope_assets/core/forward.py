@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from gluscope_assets.core.corpus import TokenizedCorpus
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Receiver, Taps
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
+from gluscope_assets.core.taps import Receiver, Taps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,16 +50,36 @@ class Batch:
     """[tokens]"""
     counted: npt.NDArray[np.bool_]
     """[tokens]"""
+    position: npt.NDArray[np.int32]
+    """[tokens], each token's place in its text: 0, 1, … or, in a part, the places of its tokens, ascending."""
+    is_part: bool = False
+    """Whether tokens of the texts are missing: an expert sees only those routed to it."""
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
         """[texts + 1]; text i is token[offsets[i]:offsets[i + 1]]."""
         return np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
 
-    @cached_property
-    def position(self) -> npt.NDArray[np.int64]:
-        """[tokens], each token's place in its text."""
-        return np.arange(len(self.token)) - np.repeat(self.offsets[:-1], self.length)
+    def part(self, tokens: npt.NDArray[np.int64]) -> "Batch":
+        """Some tokens, ascending, with only those texts that have any."""
+        text = np.searchsorted(self.offsets, tokens, side="right") - 1
+        present, length = np.unique(text, return_counts=True)
+        return Batch(
+            self.text[present], length.astype(np.int64), self.token[tokens], self.counted[tokens], self.position[tokens], True
+        )
+
+    @classmethod
+    def whole(
+        cls,
+        text: npt.NDArray[np.integer],
+        length: npt.NDArray[np.int64],
+        token: npt.NDArray[np.integer],
+        counted: npt.NDArray[np.bool_],
+    ) -> "Batch":
+        """A batch of whole texts."""
+        first = np.repeat(np.cumsum(length) - length, length)
+        position = (np.arange(len(token)) - first).astype(np.int32)
+        return cls(text.astype(np.int32), length, token.astype(np.int64), counted, position)
 
 
 def batch_of(corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> Batch:
@@ -66,15 +87,15 @@ def batch_of(corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_spec
     place = np.concatenate([np.arange(corpus.offsets[text], corpus.offsets[text + 1]) for text in texts])
     counted = np.ones(len(place), bool) if count_special_tokens else ~corpus.special[place]
     length = corpus.offsets[texts + 1] - corpus.offsets[texts]
-    return Batch(texts.astype(np.int32), length, corpus.token[place].astype(np.int64), counted)
+    return Batch.whole(texts, length, corpus.token[place], counted)
 
 
 class Forward(AbstractContextManager["Forward"]):
     """A model with taps on some of its gated MLPs. While open, `run` forwards batches; threads may run at once."""
 
-    def __init__(self, model: "PreTrainedModel | nn.Module", mlps: Sequence[GatedMLP]) -> None:
-        self.model = model
-        self.taps = Taps(mlps)
+    def __init__(self, model: "PreTrainedModel | nn.Module", mlps: Sequence[GatedMLP], stack: Stack | None = None) -> None:
+        self.model, self.stack = model, stack
+        self.taps = Taps(model, mlps)
         self.device = next(model.parameters()).device
         self.packed = False
         self.usual_attention: str | None = None
@@ -99,26 +120,47 @@ class Forward(AbstractContextManager["Forward"]):
             yield batch_of(corpus, texts[group], count_special_tokens)
 
     def run(self, batch: Batch, receive: Receiver) -> None:
-        """Forward a batch. `receive` gets each layer's activations, a row for each of the batch's tokens."""
+        """Forward a batch. `receive` gets each block's activations, with the batch's tokens that their rows are of."""
         token = torch.from_numpy(batch.token).to(self.device)
         if self.packed:
-            position = torch.from_numpy(batch.position).to(self.device)
+            position = torch.from_numpy(batch.position.astype(np.int64)).to(self.device)
             pack = Pack.of(batch.length, self.device)
-            forward = partial(
-                self.model, input_ids=token[None], position_ids=position[None], use_cache=False, gluscope_pack=pack
-            )
-            self.taps.run(forward, receive)
+            self.taps.run(partial(self._forward, token[None], position_ids=position[None], gluscope_pack=pack), receive)
             return
         real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)
         padded = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
         padded[real] = token
         rows = real.flatten().nonzero()[:, 0]
+        token_of = torch.full((real.numel(),), -1, device=self.device)
+        token_of[rows] = torch.arange(len(rows), device=self.device)
 
-        def receive_real(mlp: GatedMLP, activations: Activations) -> None:
-            receive(mlp, activations.rows(rows))
+        def real_part(activations: Activations) -> Activations:
+            device = activations.gate.device
+            if activations.tokens is None:
+                return activations.rows(rows.to(device))
+            tokens = token_of.to(device)[activations.tokens]
+            kept = (tokens >= 0).nonzero()[:, 0]
+            return activations.rows(kept, tokens[kept])
 
-        forward = partial(self.model, input_ids=padded, attention_mask=real.long(), use_cache=False)
-        self.taps.run(forward, receive_real)
+        def receive_real(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
+            receive(block, [(mlp, real_part(activations)) for mlp, activations in found])
+
+        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), receive_real)
+
+    def _forward(self, token: Tensor, attention_mask: Tensor | None = None, **others: Any) -> None:
+        """Run the model, or its wanted stack. A decoder reads the text that its encoder reads."""
+        model: Any = self.model
+        if self.stack == "encoder":
+            model = model.get_encoder()
+        if attention_mask is not None:
+            others["attention_mask"] = attention_mask
+        if self.stack == "decoder":
+            others["decoder_input_ids"] = token
+            if attention_mask is not None:
+                others["decoder_attention_mask"] = attention_mask
+        elif self.stack is None:
+            others["use_cache"] = False
+        model(input_ids=token, **others)
 
     def _can_pack(self) -> bool:
         """Make the model's attention keep packed texts apart, if it can be made to; a line in the log if not."""
@@ -127,12 +169,12 @@ class Forward(AbstractContextManager["Forward"]):
             logger.warning("%s is forwarded in padded batches: its attention cannot be exchanged.", type(model).__name__)
             return False
         self.usual_attention = model.config._attn_implementation
-        vocabulary = model.get_input_embeddings().num_embeddings
+        vocabulary = model.get_input_embeddings().weight.shape[0]
         length = np.array(PROBE_LENGTHS)
         token = np.arange(length.sum()) % vocabulary
-        both = Batch(np.arange(2, dtype=np.int32), length, token, np.ones(len(token), bool))
+        both = Batch.whole(np.arange(2), length, token, np.ones(len(token), bool))
         parts = np.split(token, length[:1])
-        alone = [Batch(both.text[:1], length[i : i + 1], part, both.counted) for i, part in enumerate(parts)]
+        alone = [Batch.whole(np.arange(1), length[i : i + 1], part, np.ones(len(part), bool)) for i, part in enumerate(parts)]
         expected = [torch.cat(pair) for pair in zip(*map(self._gates_and_ins, alone), strict=True)]
         try:
             model.set_attn_implementation(PACKED_ATTENTION)
@@ -156,9 +198,28 @@ class Forward(AbstractContextManager["Forward"]):
             self.usual_attention = None
 
     def _gates_and_ins(self, batch: Batch) -> list[Tensor]:
+        """Of the first MLP of each block that all tokens enter, or of the tokens that enter a block with experts only."""
         found: list[Tensor] = []
-        self.run(batch, lambda mlp, activations: found.extend((activations.gate.float(), activations.in_.float())))
+
+        def receive(block: str, activations: list[tuple[GatedMLP, Activations]]) -> None:
+            for _, part in activations:
+                if part.tokens is None:
+                    found.extend((part.gate.float(), part.in_.float()))
+            if all(part.tokens is not None for _, part in activations):
+                found.append(_sums(activations, len(batch.token)))
+
+        self.run(batch, receive)
         return found
+
+
+def _sums(found: list[tuple[GatedMLP, Activations]], tokens: int) -> Tensor:
+    """[tokens, 2], the sums of |gate| and |in| over all neurons of the experts that each token is routed to."""
+    sums = torch.zeros(tokens, 2)
+    for _, part in found:
+        assert part.tokens is not None
+        both = torch.stack([part.gate.float().abs().sum(dim=1), part.in_.float().abs().sum(dim=1)], dim=1)
+        sums.index_add_(0, part.tokens.cpu(), both.cpu())
+    return sums
 
 
 def similar_lengths(length: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

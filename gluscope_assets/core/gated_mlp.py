@@ -1,136 +1,115 @@
-"""Find the gated MLPs of a transformers model and tap gate, in, act and post while it runs.
+"""What a gated MLP is: where its weights lie in a model, and the activations it computes.
 
-Here: `down_proj(act_fn(gate_proj(x)) * up_proj(x))`. How texts are laid out for the model belongs to `forward`, what is
-computed from the tapped tensors to `reduction`.
+What belongs here: descriptions, plain data. How a model's gated MLPs are found is in `anatomy`, how a running model is
+tapped in `taps`, what is computed from the tapped tensors in `reduction`.
 """
 
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.activation import activation_function
 
-PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
-"""The attributes that make a module a gated MLP."""
+Stack = Literal["encoder", "decoder"]
+
+EXPERTS_AXES = ("experts", "outputs", "inputs")
+"""The axes, in some order of the last two, of a parameter that holds all experts."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where the weights of one of a neuron's three vectors lie in a model."""
+
+    parameter: str
+    """The parameter's name in the model."""
+    shape: tuple[int, ...]
+    """As the model sees it: [experts, …] where one parameter holds all experts, even if it is stored flat."""
+    inputs_first: bool
+    """Whether the stored axes are [inputs, outputs] instead of [outputs, inputs]."""
+    columns: Sequence[int]
+    """The output (of w_out: the input) that belongs to each neuron."""
+    expert: int | None = None
+    """The expert's place on the first axis."""
+
+    def vectors(self, stored: Tensor, neuron_axis: Literal["outputs", "inputs"]) -> Tensor:
+        """[neurons, hidden] of the parameter, or of an expert's part of it, as stored."""
+        if self.expert is not None and stored.dim() == len(self.shape) == len(EXPERTS_AXES):
+            stored = stored[self.expert]
+        elif self.expert is not None and self._is_flat(stored):
+            stored = stored.view(self.shape)[self.expert]
+        rows_first = self.inputs_first == (neuron_axis == "inputs")
+        rows = stored if rows_first else stored.T
+        if isinstance(self.columns, range):
+            return rows[self.columns.start : self.columns.stop : self.columns.step]
+        return rows[torch.tensor(self.columns)]
+
+    def _is_flat(self, stored: Tensor) -> bool:
+        """Whether all experts lie one below the other."""
+        return len(self.shape) == len(EXPERTS_AXES) and stored.shape[0] == self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True)
 class GatedMLP:
-    """One layer's gated MLP inside a model."""
+    """One gated MLP of a layer: the layer's own, an expert, or a shared expert."""
 
     layer: int
-    """The number in the module's path: 3 for `layers.3.mlp`."""
+    """The first number in the path: 3 for `layers.3.mlp`."""
     path: str
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
-    act: Callable[[Tensor], Tensor]
-    """The model's own activation function σ, elementwise."""
+    """The module that holds its weights, or all its fellow experts."""
+    expert: int | None
+    """The expert's number if tokens are routed to it."""
+    block: str
+    """The path of the module that is watched while it runs: all tokens enter it."""
+    gate: Projection
+    in_: Projection
+    out: Projection
+    activation: str
+    """The name of σ in `activation`."""
+    changed: bool
+    """Whether something, such as a norm, stands between post and the output projection."""
+    runs: int = 1
+    """How often one pass runs it."""
+    norm: str | None = None
+    """The path of the norm that its input comes from; None if it reads the residual stream as it is."""
+    norm_after: str | None = None
+    """The path of the norm that its output goes through before it is added to the residual stream."""
 
     @property
     def width(self) -> int:
         """Neurons."""
-        return self.down.in_features
+        return len(self.gate.columns)
+
+    @property
+    def projections(self) -> tuple[Projection, Projection, Projection]:
+        """Of gate, in and out."""
+        return self.gate, self.in_, self.out
+
+    @property
+    def name(self) -> str:
+        """The path inside the layer: `mlp`, `mlp.experts`, `mlp.shared_expert`."""
+        return self.path.partition(f".{self.layer}.")[2] or self.path
+
+    def act(self, gate: Tensor) -> Tensor:
+        """σ of gate, elementwise. InputError if σ is not one that has a name."""
+        return activation_function(self.activation).compute(gate)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What a gated MLP computed, each [tokens, neurons] in the model's dtype."""
+    """What a gated MLP computed, each [rows, neurons] in the model's dtype."""
 
     gate: Tensor
     in_: Tensor
     act: Tensor | None
     """As the model computed it if its dtype is float32; None if it must be computed in float32 from gate."""
     post: Tensor
+    tokens: Tensor | None = None
+    """[rows], the token of each row, ascending; None if the rows are all tokens in order."""
 
-    def rows(self, chosen: Tensor) -> "Activations":
-        """The activations at some tokens."""
+    def rows(self, chosen: Tensor, tokens: Tensor | None = None) -> "Activations":
+        """The activations in some rows, which are those of `tokens`."""
         act = None if self.act is None else self.act[chosen]
-        return Activations(self.gate[chosen], self.in_[chosen], act, self.post[chosen])
-
-
-def find_gated_mlps(model: nn.Module) -> list[GatedMLP]:
-    """The gated MLPs of `model` in layer order. InputError if there is none, naming the model and what it has instead."""
-    found = []
-    for path, module in model.named_modules():
-        numbers = [int(part) for part in path.split(".") if part.isdigit()]
-        if numbers and all(hasattr(module, part) for part in PARTS):
-            found.append(GatedMLP(numbers[0], path, module.gate_proj, module.up_proj, module.down_proj, module.act_fn))
-    if not found:
-        linear = sorted({path.split(".")[-1] for path, part in model.named_modules() if isinstance(part, nn.Linear)})
-        raise InputError(
-            f"{type(model).__name__} has no gated MLP: looked for modules with {', '.join(PARTS)}, "
-            f"found only the linear parts {', '.join(linear) or 'none'}; choose a model with a gated MLP such as Llama."
-        )
-    return sorted(found, key=lambda mlp: mlp.layer)
-
-
-class _LastLayerReached(Exception):
-    """Ends a forward pass once nothing after it is wanted."""
-
-
-Receiver = Callable[[GatedMLP, Activations], None]
-"""Called with a layer's MLP and its activations, tokens flattened to one axis."""
-
-
-class _Pass(threading.local):
-    """The forward pass that a thread is in."""
-
-    receive: Receiver | None = None
-
-    def __init__(self) -> None:
-        self.held: dict[str, Tensor] = {}
-
-
-class Taps(ExitStack):
-    """While open, `run` hands the activations of each of `mlps` to a receiver. Threads may run at the same time."""
-
-    def __init__(self, mlps: Sequence[GatedMLP]) -> None:
-        super().__init__()
-        self.mlps = mlps
-        self._pass = _Pass()
-
-    def __enter__(self) -> "Taps":
-        for mlp in self.mlps:
-            self._tap(mlp)
-        return self
-
-    @torch.inference_mode()
-    def run(self, forward: Callable[[], object], receive: Receiver) -> None:
-        """Call `forward`, which runs the model, and stop it after the last MLP."""
-        self._pass.receive = receive
-        try:
-            with suppress(_LastLayerReached):
-                forward()
-        finally:
-            self._pass.receive = None
-            self._pass.held.clear()
-
-    def _tap(self, mlp: GatedMLP) -> None:
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                self._pass.held[name] = output.flatten(0, -2)
-
-            return hook
-
-        def deliver(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if self._pass.receive is None:
-                return
-            held = self._pass.held
-            post = inputs[0].flatten(0, -2)
-            self._pass.receive(mlp, Activations(held.pop("gate"), held.pop("in"), held.pop("act", None), post))
-            if mlp is self.mlps[-1]:
-                raise _LastLayerReached
-
-        self._until_closed(mlp.gate.register_forward_hook(keep("gate")))
-        self._until_closed(mlp.up.register_forward_hook(keep("in")))
-        if isinstance(mlp.act, nn.Module) and mlp.gate.weight.dtype == torch.float32:
-            self._until_closed(mlp.act.register_forward_hook(keep("act")))
-        self._until_closed(mlp.down.register_forward_pre_hook(deliver))
-
-    def _until_closed(self, handle: torch.utils.hooks.RemovableHandle) -> None:
-        self.callback(handle.remove)
+        return Activations(self.gate[chosen], self.in_[chosen], act, self.post[chosen], tokens)

@@ -31,7 +31,9 @@ typedef struct {
     const uint8_t *counted;               /* [tokens] */
     const int64_t *offset;                /* [texts + 1] */
     const int32_t *text;                  /* [texts], their numbers in the corpus */
+    const int32_t *place;                 /* [tokens], their positions in their texts, ascending in each */
     int64_t texts, neurons, examples, before, window;
+    int64_t is_part; /* whether tokens of the texts are missing: their cells of windows are undefined, not 0 */
     int64_t *count;        /* [quadrants, neurons] */
     double *sum, *squares; /* [quadrants, activations, neurons] */
     float *largest;        /* [quadrants, activations, neurons] */
@@ -107,21 +109,32 @@ static void load_last(Work *work, int64_t neuron, Four last[QUADRANTS]) {
         }
 }
 
-/* Copy gate and in around a peak to a place among the windows, as `narrow` rounds: a non-zero never becomes 0. Outside
- * the text is 0. */
-static inline void copy_windows(Work *work, int64_t place, int64_t neuron, int64_t peak, int64_t first, int64_t end) {
-    for (int a = GATE; a <= IN; a++)
-        for (int64_t cell = 0; cell < work->window; cell++) {
-            int64_t token = peak - work->before + cell, to = place * work->window + cell;
-            float x = token < first || token >= end ? 0 : work->activation[a][token * work->neurons + neuron] + 0.0f;
-            int fits = fabsf(x) < HALF_OVERFLOWS;
-            _Float16 half = (_Float16)x;
-            if (half == 0 && x != 0) half = (_Float16)copysignf(HALF_SMALLEST, x);
-            if (work->wide[a])
-                ((float *)work->windows[a])[to] = fits ? (float)half : x;
-            else
-                ((_Float16 *)work->windows[a])[to] = half, work->unfit[a] |= !fits;
+/* Write a value into a cell of a window, as `narrow` rounds: a non-zero never becomes 0. */
+static inline void write_cell(Work *work, int a, int64_t to, float x) {
+    int fits = !(fabsf(x) >= HALF_OVERFLOWS);
+    _Float16 half = (_Float16)x;
+    if (half == 0 && x != 0) half = (_Float16)copysignf(HALF_SMALLEST, x);
+    if (work->wide[a])
+        ((float *)work->windows[a])[to] = fits ? (float)half : x;
+    else
+        ((_Float16 *)work->windows[a])[to] = half, work->unfit[a] |= !fits;
+}
+
+/* Copy gate and in around a peak to slot `to` of the windows. Outside the text is 0. */
+static inline void copy_windows(Work *work, int64_t to, int64_t neuron, int64_t peak, int64_t first, int64_t end) {
+    /* The window's tokens stand together, though some of its positions may be missing. */
+    int64_t start = work->place[peak] - work->before, stop = start + work->window, head = peak, tail = peak + 1;
+    while (head > first && work->place[head - 1] >= start) head--;
+    while (tail < end && work->place[tail] < stop) tail++;
+    for (int a = GATE; a <= IN; a++) {
+        int64_t cell = 0;
+        for (int64_t token = head; token < tail; token++) {
+            for (; start + cell < work->place[token]; cell++)
+                write_cell(work, a, to * work->window + cell, work->is_part ? NAN : 0);
+            write_cell(work, a, to * work->window + cell++, work->activation[a][token * work->neurons + neuron] + 0.0f);
         }
+        for (; cell < work->window; cell++) write_cell(work, a, to * work->window + cell, work->is_part ? NAN : 0);
+    }
 }
 
 typedef struct {
@@ -185,7 +198,7 @@ static __attribute__((noinline)) void insert_peaks(Work *work, int64_t text, int
             if (!(wanted[q] >> a & 1)) continue;
             int64_t at = peak[q][a] * work->neurons + neuron, row = LIST[q][a] * work->neurons + neuron;
             Example example = {work->activation[a][at], work->activation[POST][at], work->text[text],
-                               (int32_t)(peak[q][a] - first)};
+                               work->place[peak[q][a]]};
             int64_t slot = insert(work, row, example, a == ACT);
             if (slot < 0) continue;
             copy_windows(work, row * work->examples + slot, neuron, peak[q][a], first, end);

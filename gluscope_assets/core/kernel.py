@@ -29,8 +29,8 @@ NOT_FINITE = 1
 
 GATE_AND_IN = 2
 
-_POINTERS = ("counted", "offset", "text")
-_NUMBERS = ("texts", "neurons", "examples", "before", "window")
+_POINTERS = ("counted", "offset", "text", "place")
+_NUMBERS = ("texts", "neurons", "examples", "before", "window", "is_part")
 _STATE = ("count", "sum", "squares", "largest", "value", "post", "list_text", "position", "slot")
 
 
@@ -55,9 +55,11 @@ class Arguments(NamedTuple):
     counted: Tensor
     offset: Tensor
     text: Tensor
+    place: Tensor
     examples: int
     before: int
     window: int
+    is_part: bool
     state: tuple[Tensor, ...]
     """In the order of `_STATE`."""
     windows: tuple[Tensor, Tensor]
@@ -111,11 +113,13 @@ def reduce(library: ctypes.CDLL, arguments: Arguments) -> Outcome:
         counted=pointer(arguments.counted, torch.bool),
         offset=pointer(arguments.offset, torch.int64),
         text=pointer(arguments.text, torch.int32),
+        place=pointer(arguments.place, torch.int32),
         texts=len(arguments.text),
         neurons=arguments.activation[0].shape[1],
         examples=arguments.examples,
         before=arguments.before,
         window=arguments.window,
+        is_part=arguments.is_part,
         **state,
         windows=(ctypes.c_void_p * GATE_AND_IN)(*(pointer(tensor, tensor.dtype) for tensor in arguments.windows)),
         wide=(ctypes.c_int64 * GATE_AND_IN)(*(tensor.dtype == torch.float32 for tensor in arguments.windows)),

@@ -41,9 +41,9 @@ def narrow(values: Tensor) -> tuple[Tensor, bool]:
     size = values.abs()
     smallest = torch.finfo(torch.float16).smallest_normal * 2.0**-10
     half = (values.sign() * size.clamp(min=smallest)).to(torch.float16)
-    if values.numel() == 0 or float(size.max()) < HALF_OVERFLOWS:
+    if values.numel() == 0 or not bool((size >= HALF_OVERFLOWS).any()):
         return half, True
-    return torch.where(size < HALF_OVERFLOWS, half.float(), values.float()), False
+    return torch.where(size >= HALF_OVERFLOWS, values.float(), half.float()), False
 
 
 # The statistics of texts, in plain torch
@@ -146,8 +146,8 @@ class LayerState:
             )
             for _ in ("gate", "in")
         ]  # fmt: skip
-        # [sampled positions, neurons] of gate and in, on the host.
-        self.sample = [torch.zeros(sampled, neurons, dtype=torch.float16) for _ in ("gate", "in")]
+        # [sampled positions, neurons] of gate and in, on the host; undefined where a position is not routed here.
+        self.sample = [torch.full((sampled, neurons), torch.nan, dtype=torch.float16) for _ in ("gate", "in")]
         self.cells_at_once = CELLS_AT_ONCE[torch.device(device).type]
         self.breaks_tie = ACT_LISTS.to(device).repeat_interleave(neurons)[:, None]
 
@@ -199,9 +199,11 @@ class LayerState:
                 counted=torch.from_numpy(batch.counted),
                 offset=torch.from_numpy(batch.offsets),
                 text=torch.from_numpy(batch.text),
+                place=torch.from_numpy(batch.position),
                 examples=self.options.examples,
                 before=self.options.window_before,
                 window=self.options.window,
+                is_part=batch.is_part,
                 state=(
                     self.count, self.sum, self.sum_of_squares, self.largest,
                     self.value, self.post, self.text, self.position, self.slot,
@@ -309,6 +311,7 @@ class LayerState:
         position = torch.empty_like(row)
         value, post = torch.empty_like(largest), torch.empty_like(largest)
         counted = torch.from_numpy(batch.counted).to(row.device)
+        places = torch.from_numpy(batch.position).to(row.device).long()
         wholes = {"gate": activations.gate, "in": activations.in_, "act": self._act(activations), "post": activations.post}
 
         def find(part: slice) -> None:
@@ -333,8 +336,8 @@ class LayerState:
                     preference[several] = inside.to(torch.float32)
                 # argmax gives the first of equals.
                 first = preference.argmax(dim=1)
-                position[chosen] = first
                 where = token.gather(1, first[:, None])[:, 0]
+                position[chosen] = places[where]
                 value[chosen] = ranked[where, neuron[chosen]].float()
                 post[chosen] = wholes["post"][where, neuron[chosen]].float()
 
@@ -356,24 +359,41 @@ class LayerState:
     def _copy_windows(
         self, activations: Activations, batch: Batch, row: Tensor, slot: Tensor, column: Tensor, position: Tensor
     ) -> None:
-        """Copy gate and in around `position` of text `column` to (row, slot), 0 outside the text."""
-        offsets = torch.from_numpy(batch.offsets).to(row.device)
+        """Copy gate and in around `position` of text `column` to (row, slot).
+
+        Outside the text is 0, a position that is not in the batch undefined.
+        """
         around = torch.arange(-self.options.window_before, self.options.window_after + 1, device=row.device)
+        missing = torch.nan if batch.is_part else 0.0
 
         def copy(part: slice) -> None:
-            first, end = offsets[column[part], None], offsets[column[part] + 1, None]
-            token = first + position[part, None] + around
-            within = (token >= first) & (token < end)
-            token = torch.where(within, token, first)
+            token, within = tokens_at(batch, column[part, None], position[part, None] + around)
             of = row[part, None] % self.mlp.width
             for number, activation in enumerate((activations.gate, activations.in_)):
-                cells, fits = narrow(torch.where(within, activation[token, of].float(), 0.0))
+                cells, fits = narrow(torch.where(within, activation[token, of].float(), missing))
                 if not fits and self.windows[number].dtype == torch.float16:
                     self.windows[number] = self.windows[number].float()
                 stored = self.windows[number]
                 stored[row[part].to(stored.device), slot[part].to(stored.device)] = cells.to(stored)
 
         self._part_by_part(len(row), max(1, self.options.window // GATHERS_AT_ONCE), copy)
+
+
+def tokens_at(batch: Batch, text: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens at some positions of the batch's texts, and whether they are there; any token where they are not."""
+    offsets = torch.from_numpy(batch.offsets).to(text.device)
+    first, end = offsets[text], offsets[text + 1]
+    token = first + position
+    if not batch.is_part:
+        within = (token >= first) & (token < end)
+        return torch.where(within, token, first), within
+    # Texts are set so far apart on one line that no position of one reaches another.
+    places = torch.from_numpy(batch.position).to(text.device).long()
+    apart = 2 * int(places.max()) + 2 + int(position.abs().max())
+    line = places + apart * torch.repeat_interleave(torch.from_numpy(batch.length).to(text.device))
+    wanted = position + apart * text
+    token = torch.searchsorted(line, wanted).clamp(max=len(line) - 1)
+    return token, line[token] == wanted
 
 
 def token_grid(batch: Batch, texts: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,8 @@ class Manifest:
     tokens: int
     positions: int
     """Counted tokens."""
+    routed: int
+    """Counted tokens that each neuron saw, summed over neurons."""
     count: list[int]
     """Counted tokens in each quadrant, summed over neurons."""
     sizes: dict[str, int]
@@ -76,6 +78,7 @@ def write_shard(aggregate: Aggregate, root: Path, shard: int, shards: int, token
             neurons=aggregate.neurons,
             tokens=tokens,
             positions=aggregate.positions,
+            routed=int(aggregate.routed.sum()),
             count=[int(count) for count in aggregate.count.sum(axis=1)],
             sizes={path.name: path.stat().st_size for path in paths},
             sha256=hash_files(*paths),

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.activations import ACT2FN
 
-from gluscope_assets.core.aggregate import NO_TOKEN, Aggregate, read_aggregate
+from gluscope_assets.core.activation import activation_function
+from gluscope_assets.core.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, read_aggregate
 from gluscope_assets.core.corpus import TokenizedCorpus
-from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
@@ -51,20 +50,21 @@ class Subject:
 
 
 def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionOptions) -> dict[str, list[str]]:
-    """The problems of the aggregate in `folder`, by check. InputError if its activation is not one of transformers'."""
+    """The problems of the aggregate in `folder`, by check. InputError if its activation function has no name."""
     footer = read_provenance(folder / "statistics.parquet")
-    name = str(footer["activation"])
-    if name not in ACT2FN:
-        raise InputError(f"{folder} names the activation {name}, which transformers does not know.")
-    subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), ACT2FN[name])
+    act = activation_function(str(footer["activation"])).compute
+    subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), act)
     return {check.__name__: list(check(subject)) for check in CHECKS}
 
 
 def counts_add_up(subject: Subject) -> Iterator[str]:
     aggregate, corpus = subject.aggregate, subject.corpus
     counted = corpus.n_tokens if subject.options.count_special_tokens else corpus.n_counted
-    wrong = aggregate.count.sum(axis=0) + aggregate.zero != counted
-    yield from subject.problems(wrong, "counts", f"the four counts and the zeros do not add up to {counted} counted tokens")
+    wrong = aggregate.count.sum(axis=0) + aggregate.zero != aggregate.routed
+    yield from subject.problems(wrong, "counts", "the four counts and the zeros do not add up to the routed positions")
+    sees_all = aggregate.expert == NO_EXPERT
+    wrong = (aggregate.routed > counted) | (sees_all & (aggregate.routed != counted))
+    yield from subject.problems(wrong, "routed", f"the routed positions do not fit {counted} counted tokens")
 
 
 def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
@@ -130,11 +130,21 @@ def nothing_is_nan(subject: Subject) -> Iterator[str]:
     for name in ("sum", "sum_of_squares", "largest"):
         finite = np.isfinite(getattr(aggregate, name)).all(axis=1)
         yield from subject.problems((held & ~finite).T, name, "a statistic is NaN, infinite or missing")
-    for name in ("value", "post", "window_gate", "window_in"):
+    for name in ("value", "post"):
         finite = np.isfinite(getattr(aggregate, name))
         yield from subject.problems(~finite.swapaxes(0, 1), name, "an example is NaN or infinite")
+    # What an expert did not see is NaN, but never at a peak.
+    routed_elsewhere = (aggregate.expert != NO_EXPERT)[:, None]
+    peak = aggregate.window_before
+    for name in ("window_gate", "window_in"):
+        cells = getattr(aggregate, name).swapaxes(0, 1)
+        finite = np.isfinite(cells) | (np.isnan(cells) & routed_elsewhere[..., None, None])
+        finite[..., peak] &= np.isfinite(cells[..., peak])
+        yield from subject.problems(~finite, name, "an example is NaN or infinite")
     for name in ("sample_gate", "sample_in"):
-        yield from subject.problems(~np.isfinite(getattr(aggregate, name)).T, name, "a sampled value is NaN or infinite")
+        cells = getattr(aggregate, name).T
+        finite = np.isfinite(cells) | (np.isnan(cells) & routed_elsewhere)
+        yield from subject.problems(~finite, name, "a sampled value is NaN or infinite")
 
 
 def post_is_act_times_in(subject: Subject) -> Iterator[str]:

@@ -32,14 +32,16 @@ from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core import kernel, shards
 from gluscope_assets.core.aggregate import TABLES
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
 from gluscope_assets.core.collect import ShardState, one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.corpus import TokenizedCorpus, cut_into_packs, tokenize_corpus
 from gluscope_assets.core.forward import Batch, Forward, batch_of
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, find_gated_mlps
+from gluscope_assets.core.gated_mlp import Activations
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.reduction import LayerState, compiled_text_statistics, text_statistics
 from gluscope_assets.core.sample import choose_sample
+from gluscope_assets_tests.core.reference import mlp_of
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RUNS = 5
@@ -141,7 +143,7 @@ class Subject:
     def copied(self, state: ShardState) -> ShardState:
         """A state that goes on by itself from where another stands."""
         copied = self.new_state()
-        copied.layers = copy.deepcopy(state.layers, {id(mlp): mlp for mlp in self.mlps})
+        copied.states = copy.deepcopy(state.states, {id(mlp): mlp for mlp in self.mlps})
         copied.begun, copied.turns.next = state.begun, dict(state.turns.next)
         return copied
 
@@ -149,7 +151,7 @@ class Subject:
         """The bare forward in packs, by as many threads as the collection has."""
         with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
             batches = (batch for pack in packs for batch in forward.batches(self.corpus, pack, False))
-            self._run(pool, batches, lambda batch: forward.run(batch, lambda mlp, activations: None))
+            self._run(pool, batches, lambda batch: forward.run(batch, lambda block, found: None))
 
     def padded(self, packs: Sequence[range], texts_at_once: int, shared: bool) -> None:
         """The bare forward of the base model over padded batches of similar lengths.
@@ -194,8 +196,8 @@ class Subject:
     def write(self, state: ShardState) -> dict[str, float]:
         """Write the shards; bytes of each table a neuron."""
         footer = {"fingerprint": "benchmark", "computed_on": "benchmark"}
-        for mlp in self.mlps:
-            shards.write_shard(state.aggregate(mlp), self.folder / "shards", 0, 1, self.corpus.n_tokens, footer)
+        for layer in state.layers:
+            shards.write_shard(state.aggregate(layer), self.folder / "shards", 0, 1, self.corpus.n_tokens, footer)
         neurons = sum(mlp.width for mlp in self.mlps)
         paths = list(self.folder.rglob("shards/*/*/*.parquet"))
         sizes = {name: sum(path.stat().st_size for path in paths if path.stem == name) for name in TABLES}
@@ -278,15 +280,11 @@ def reductions(neurons: int = 768, texts: int = 16, length: int = 256) -> list[l
     """ns a neuron and token, one thread, of each way to reduce a batch whose texts enter no list."""
     gate, in_ = torch.randn(2, texts * length, neurons).unbind()
     act = torch.nn.functional.silu(gate)
-    linear = torch.nn.Linear(1, neurons)
-    mlp = GatedMLP(0, "", linear, linear, torch.nn.Linear(neurons, 1), torch.nn.SiLU())
-    state = LayerState(mlp, CollectionOptions(), "cpu")
+    state = LayerState(mlp_of(neurons), CollectionOptions(), "cpu")
     state.value.fill_(1e30)
     state.text.fill_(0)
     tokens = texts * length
-    batch = Batch(
-        np.arange(1, texts + 1, dtype=np.int32), np.full(texts, length), np.zeros(tokens, np.int64), np.ones(tokens, bool)
-    )
+    batch = Batch.whole(np.arange(1, texts + 1), np.full(texts, length), np.zeros(tokens, np.int64), np.ones(tokens, bool))
     none = torch.zeros(0, dtype=torch.int64)
     activations = Activations(gate, in_, act, act * in_)
     padded = [part.view(texts, length, neurons) for part in (gate, in_, act, act * in_)]

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import torch
 
 from gluscope_assets.core.aggregate import Aggregate, read_aggregate
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
 from gluscope_assets.core.collect import Collection, collect
 from gluscope_assets.core.corpus import TokenizedCorpus, tokenize_corpus
 from gluscope_assets.core.forward import Forward
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, find_gated_mlps
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.shards import layer_folder, shard_folder
 from gluscope_assets.studies.study import find_studies
@@ -34,7 +35,10 @@ def quadrants(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus) -> li
         for pack in corpus.packs_of_shard(0):
             for batch in forward.batches(corpus, pack, False):
 
-                def keep(mlp: GatedMLP, activations: Activations, counted: npt.NDArray[np.bool_] = batch.counted) -> None:
+                def keep(
+                    block: str, computed: list[tuple[GatedMLP, Activations]], counted: npt.NDArray[np.bool_] = batch.counted
+                ) -> None:
+                    ((mlp, activations),) = computed
                     gate, in_ = activations.gate.float().numpy()[counted], activations.in_.float().numpy()[counted]
                     number = (gate < 0) * 2 + (in_ < 0)
                     found[mlp.layer].append(np.where((gate == 0) | (in_ == 0), -1, number).astype(np.int8))
@@ -47,7 +51,7 @@ def collected(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus, root:
     """The aggregates of all layers."""
     layers = read_shape(checkpoint).layers
     collection = Collection(
-        checkpoint=checkpoint, dtype=dtype, corpus=corpus.path, layers=tuple(range(layers)), model_layers=layers,
+        checkpoint=checkpoint, dtype=dtype, corpus=corpus.path, layers=tuple(range(layers)), model_layers=tuple(range(layers)),
         options=CollectionOptions(), root=root, provenance={"fingerprint": "numerics"},
     )  # fmt: skip
     collect(collection, ["cpu"])

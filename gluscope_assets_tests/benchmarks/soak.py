@@ -42,7 +42,7 @@ def small_collection(folder: Path, root: str, shards: int = 12) -> Collection:
         dtype="float32",
         corpus=folder / "texts.parquet",
         layers=tuple(range(LAYERS)),
-        model_layers=LAYERS,
+        model_layers=tuple(range(LAYERS)),
         options=CollectionOptions(examples=4, sample_positions=100),
         root=folder / root,
         provenance={"fingerprint": "soak"},

@@ -4,10 +4,12 @@ Nothing here is imported from the code under test but names and containers.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +20,19 @@ from torch import Tensor, nn
 
 from gluscope_assets.core import collect as collect_module
 from gluscope_assets.core.aggregate import Aggregate, merge_all, read_aggregate
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.checkpoint import Checkpoint, ModelShape
-from gluscope_assets.core.collect import Collection
+from gluscope_assets.core.collect import Collection, ShardState
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.forward import Batch
-from gluscope_assets.core.gated_mlp import Activations
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Projection, Stack
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS
 from gluscope_assets.core.reduction import LayerState
 from gluscope_assets.core.shards import layer_folder, shard_folder
 
 Recorded = dict[str, list[npt.NDArray[np.float32]]]
-"""gate, in, act and post of every text, each [positions, neurons]."""
+"""gate, in, act and post of every text, each [positions, neurons]; NaN where a position is not routed to an expert."""
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Expected:
 
     count: npt.NDArray[np.int64]
     zero: npt.NDArray[np.int64]
+    routed: npt.NDArray[np.int64]
     sum: npt.NDArray[np.float64]
     sum_of_squares: npt.NDArray[np.float64]
     largest: npt.NDArray[np.float64]
@@ -50,8 +54,8 @@ def brute_force(corpus: TokenizedCorpus, recorded: Recorded, options: Collection
     neurons = recorded["gate"][0].shape[1]
     cells = (len(QUADRANTS), len(ACTIVATIONS), neurons)
     expected = Expected(
-        np.zeros((len(QUADRANTS), neurons), np.int64), np.zeros(neurons, np.int64), np.zeros(cells), np.zeros(cells),
-        np.zeros(cells), {},
+        np.zeros((len(QUADRANTS), neurons), np.int64), np.zeros(neurons, np.int64), np.zeros(neurons, np.int64),
+        np.zeros(cells), np.zeros(cells), np.zeros(cells), {},
     )  # fmt: skip
     for neuron in range(neurons):
         for text in range(corpus.n_texts):
@@ -59,6 +63,9 @@ def brute_force(corpus: TokenizedCorpus, recorded: Recorded, options: Collection
                 if token in corpus.special_token_ids and not options.count_special_tokens:
                     continue
                 values = {name: float(recorded[name][text][position, neuron]) for name in ACTIVATIONS}
+                if np.isnan(values["gate"]):
+                    continue
+                expected.routed[neuron] += 1
                 if values["gate"] == 0 or values["in"] == 0:
                     expected.zero[neuron] += 1
                     continue
@@ -89,6 +96,7 @@ def assert_agrees(aggregate: Aggregate, expected: Expected, recorded: Recorded, 
     """Counts, largest values, lists and windows exactly; sums to 1e-12 relative."""
     assert np.array_equal(aggregate.count, expected.count)
     assert np.array_equal(aggregate.zero, expected.zero)
+    assert np.array_equal(aggregate.routed, expected.routed)
     np.testing.assert_allclose(aggregate.sum, expected.sum, rtol=1e-12, atol=1e-50)
     np.testing.assert_allclose(aggregate.sum_of_squares, expected.sum_of_squares, rtol=1e-12, atol=1e-90)
     assert np.array_equal(aggregate.largest, expected.largest)
@@ -108,11 +116,14 @@ def assert_agrees(aggregate: Aggregate, expected: Expected, recorded: Recorded, 
                     assert aggregate.window_token[where] == (token[at] if inside else -1)
                     for name in ("gate", "in"):
                         stored = getattr(aggregate, f"window_{name}")[where]
-                        assert stored == (to_half(recorded[name][text][at, neuron]) if inside else 0)
+                        wanted = to_half(recorded[name][text][at, neuron]) if inside else 0
+                        assert stored == wanted or (np.isnan(stored) and np.isnan(wanted)), where
 
 
 def to_half(value: np.float32) -> float:
     """float16 of a value, except that a non-zero never becomes 0 and what is too large stays."""
+    if np.isnan(value):
+        return float("nan")
     with np.errstate(over="ignore"):
         half = np.float16(value)
     if half == 0 and value != 0:
@@ -121,6 +132,12 @@ def to_half(value: np.float32) -> float:
 
 
 # Small models and corpora
+
+
+def mlp_of(width: int, layer: int = 0) -> GatedMLP:
+    """A gated MLP with separate projections, as Llama has it."""
+    part = Projection("gate", (width, 1), False, range(width))
+    return GatedMLP(layer, f"layers.{layer}.mlp", None, f"layers.{layer}.mlp", part, part, part, "silu", False)
 
 
 def corpus_of(
@@ -168,6 +185,67 @@ class TableModel(nn.Module):
         return output
 
 
+class ModularExperts(nn.Module):
+    """Two layers whose experts are modules of their own, with a shared expert beside them. A token goes to two of three."""
+
+    def __init__(self, seed: int, vocabulary: int = 30, hidden: int = 8, width: int = 5, experts: int = 3) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def linear(outputs: int, inputs: int) -> nn.Linear:
+            return _linear(torch.randn(outputs, inputs, generator=generator))
+
+        def expert(neurons: int) -> nn.Module:
+            return _Expert(linear(neurons, hidden), linear(neurons, hidden), linear(hidden, neurons))
+
+        self.embed_tokens = nn.Embedding(vocabulary, hidden)
+        self.embed_tokens.weight.data = torch.randn(vocabulary, hidden, generator=generator)
+        blocks = [
+            _ModularBlock(linear(experts, hidden), [expert(width) for _ in range(experts)], expert(width + 2)) for _ in range(2)
+        ]
+        self.layers = nn.ModuleList(blocks)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool) -> Tensor:
+        hidden: Tensor = self.embed_tokens(input_ids)
+        for layer in self.layers:
+            hidden = hidden + layer.mlp(hidden)
+        return hidden
+
+
+class _Expert(nn.Module):
+    def __init__(self, w1: nn.Linear, w3: nn.Linear, w2: nn.Linear) -> None:
+        super().__init__()
+        self.w1, self.w3, self.w2 = w1, w3, w2
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.w2(nn.functional.silu(self.w1(x)) * self.w3(x))
+        return output
+
+
+class _ModularBlock(nn.Module):
+    def __init__(self, router: nn.Linear, experts: Sequence[nn.Module], shared: nn.Module) -> None:
+        super().__init__()
+        self.mlp = _Mixture(router, experts, shared)
+
+
+class _Mixture(nn.Module):
+    def __init__(self, router: nn.Linear, experts: Sequence[nn.Module], shared: nn.Module) -> None:
+        super().__init__()
+        self.router, self.experts, self.shared_expert = router, nn.ModuleList(experts), shared
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.view(-1, hidden.shape[-1])
+        weight, chosen = self.router(flat).softmax(dim=-1).topk(2, dim=-1)
+        output = self.shared_expert(flat)
+        for number, expert in enumerate(self.experts):
+            token, place = torch.where(chosen == number)
+            output.index_add_(0, token, expert(flat[token]) * weight[token, place, None])
+        return output.view(hidden.shape)
+
+
 def _linear(weight: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight.data = weight.float().contiguous()
@@ -177,50 +255,73 @@ def _linear(weight: Tensor) -> nn.Linear:
 @contextmanager
 def recording(layer: int, corpus: TokenizedCorpus) -> Iterator[Recorded]:
     """Record the activations of one layer that any collection meanwhile is given to reduce, by text."""
-    recorded: Recorded = {name: [np.zeros((0, 0), np.float32)] * corpus.n_texts for name in ACTIVATIONS}
-    reduce = LayerState.reduce
+    lengths = np.diff(corpus.offsets)
+    recorded: Recorded = {name: [np.zeros((length, 0), np.float32) for length in lengths] for name in ACTIVATIONS}
+    first: dict[GatedMLP, int] = {}
+    reduce, start = LayerState.reduce, ShardState.__init__
+
+    def begin(state: ShardState, *arguments: Any) -> None:
+        start(state, *arguments)
+        for mlp in state.layers.get(layer, []):
+            if mlp not in first:
+                first[mlp] = sum(other.width for other in first)
+                for name, text in itertools.product(ACTIVATIONS, range(corpus.n_texts)):
+                    unseen = np.full((lengths[text], mlp.width), np.nan, np.float32)
+                    recorded[name][text] = np.concatenate([recorded[name][text], unseen], axis=1)
 
     def record(state: LayerState, activations: Activations, batch: Batch, tokens: Tensor, rows: Tensor) -> None:
         if state.mlp.layer == layer:
+            neurons = slice(first[state.mlp], first[state.mlp] + state.mlp.width)
             act = state.mlp.act(activations.gate.float()) if activations.act is None else activations.act
             whole = (activations.gate, activations.in_, act, activations.post)
+            texts = np.repeat(batch.text, batch.length)
             for name, tensor in zip(ACTIVATIONS, whole, strict=True):
-                parts = np.split(tensor.float().numpy().copy(), batch.offsets[1:-1])
-                for text, part in zip(batch.text, parts, strict=True):
-                    recorded[name][text] = part
+                for text, position, values in zip(texts, batch.position, tensor.float().numpy(), strict=True):
+                    recorded[name][text][position, neurons] = values
         reduce(state, activations, batch, tokens, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LayerState, "reduce", record)
+        patch.setattr(ShardState, "__init__", begin)
         yield recorded
 
 
 def collect_in_memory(
-    model: nn.Module, corpus: TokenizedCorpus, options: CollectionOptions, folder: Path, layer: int = 0
+    model: nn.Module,
+    corpus: TokenizedCorpus,
+    options: CollectionOptions,
+    folder: Path,
+    layer: int = 0,
+    stack: Stack | None = None,
 ) -> list[Aggregate]:
     """The shards of one layer, through the files that `collect` writes."""
-    width = next(module for path, module in model.named_modules() if path.endswith("down_proj")).in_features
-    shape = ModelShape(layers=1, width=width, activation="silu", vocabulary=1 << 30)
+    shape = ModelShape(tuple(find_gated_mlps(model, stack)), vocabulary=1 << 30)
     collection = Collection(
         checkpoint=Checkpoint("table", Path("table"), "0" * 64),
         dtype="float32",
         corpus=corpus.path,
         layers=(layer,),
-        model_layers=1,
+        model_layers=shape.layers,
+        stack=stack,
         options=options,
         root=folder,
         provenance={"fingerprint": f"{corpus.content_hash}, {options}, {id(model)}"},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect_module, "check_checkpoint", lambda checkpoint, layers: shape)
-        patch.setattr(collect_module, "load_model", lambda checkpoint, dtype, device: model)
+        patch.setattr(collect_module, "check_checkpoint", lambda checkpoint, layers, stack: shape)
+        patch.setattr(collect_module, "load_model", lambda checkpoint, dtype, device, device_map: model)
         patch.setattr(collect_module.TokenizedCorpus, "open", lambda path: corpus)
         collect_module.collect(collection, ["cpu"])
     return [read_aggregate(shard_folder(layer_folder(folder, layer), shard)) for shard in range(corpus.n_shards)]
 
 
 def collect_merged(
-    model: nn.Module, corpus: TokenizedCorpus, options: CollectionOptions, folder: Path, layer: int = 0
+    model: nn.Module,
+    corpus: TokenizedCorpus,
+    options: CollectionOptions,
+    folder: Path,
+    layer: int = 0,
+    stack: Stack | None = None,
 ) -> Aggregate:
     """The merged aggregate of one layer."""
-    return merge_all(collect_in_memory(model, corpus, options, folder, layer))
+    return merge_all(collect_in_memory(model, corpus, options, folder, layer, stack))

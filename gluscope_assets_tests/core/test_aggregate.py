@@ -156,7 +156,7 @@ def test_derived_statistics_follow_from_sums_and_empty_quadrants_have_none(tmp_p
 def test_describe_keeps_rows_and_columns() -> None:
     from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS
 
-    columns = {"positions": [4]}
+    columns = {"positions": [4], "routed": [4]}
     for quadrant in QUADRANTS:
         columns[f"{quadrant}_count"] = [1]
         for activation in ACTIVATIONS:

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core import kernel
-from gluscope_assets.core.aggregate import read_aggregate
+from gluscope_assets.core.aggregate import NO_EXPERT, read_aggregate
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.sample import choose_sample
 from gluscope_assets.core.shards import shard_folder
 from gluscope_assets_tests.core.reference import (
+    ModularExperts,
     TableModel,
     assert_agrees,
     brute_force,
@@ -26,6 +29,7 @@ from gluscope_assets_tests.core.reference import (
     recording,
     to_half,
 )
+from gluscope_assets_tests.core.zoo import tiny_model
 
 
 @pytest.fixture(params=["C kernel", "plain torch"], autouse=True)
@@ -65,6 +69,54 @@ def test_random_models_agree_with_brute_force(tmp_path: Path, act: str, layer: i
     with recording(layer, corpus) as recorded:
         merged = collect_merged(model, corpus, options, tmp_path, layer)
     assert_agrees(merged, brute_force(corpus, recorded, options), recorded, corpus)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "stack"),
+    [
+        ("phi3", None), ("mixtral", None), ("qwen2_moe", None), ("deepseek_v3", None), ("gpt_oss", None), ("llama4_text", None),
+        ("dbrx", None), ("jetmoe", None), ("modernbert", None), ("t5", "encoder"), ("t5", "decoder"),
+    ],
+)  # fmt: skip
+def test_other_architectures_agree_with_brute_force(tmp_path: Path, model_type: str, stack: Stack | None) -> None:
+    model, corpus = tiny_model(model_type), corpus_of(ragged_texts(seed=3, count=12), shard_packs=3)
+    layer = find_gated_mlps(model, stack)[-1].layer
+    with recording(layer, corpus) as recorded:
+        merged = collect_merged(model, corpus, SMALL, tmp_path, layer, stack)
+    assert_agrees(merged, brute_force(corpus, recorded, SMALL), recorded, corpus)
+    sees_all = merged.expert == NO_EXPERT
+    assert (merged.routed[sees_all] == merged.positions).all()
+    assert (merged.routed[~sees_all] <= merged.positions).all()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_experts_that_are_modules_agree_with_brute_force(tmp_path: Path, layer: int) -> None:
+    model, corpus = ModularExperts(seed=layer), corpus_of(ragged_texts(seed=3, count=12), shard_packs=3)
+    with recording(layer, corpus) as recorded:
+        merged = collect_merged(model, corpus, SMALL, tmp_path, layer)
+    assert_agrees(merged, brute_force(corpus, recorded, SMALL), recorded, corpus)
+    names = list(zip(merged.mlp.tolist(), merged.expert.tolist(), merged.index.tolist(), strict=True))
+    shared = [("mlp.shared_expert", NO_EXPERT, index) for index in range(7)]
+    assert sorted(names) == sorted([("mlp.experts", expert, index) for expert in range(3) for index in range(5)] + shared)
+    # Every token goes to two experts.
+    experts = merged.expert != NO_EXPERT
+    assert merged.routed[experts].sum() == 2 * 5 * merged.positions
+    # What the experts computed, computed again from the tokens' hidden states.
+    inputs: list[torch.Tensor] = []
+    model.layers[layer].mlp.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+    for text in range(corpus.n_texts):
+        inputs.clear()
+        with torch.no_grad():
+            token = torch.from_numpy(corpus.tokens_of(text)).long()[None]
+            model(token, torch.ones_like(token), False)
+        flat, mixture = inputs[0][0], model.layers[layer].mlp
+        chosen = mixture.router(flat).topk(2, dim=-1)[1]
+        for number, expert in enumerate(mixture.experts):
+            neurons = np.flatnonzero(merged.expert == number)
+            routed = (chosen == number).any(dim=1).numpy()
+            gate = recorded["gate"][text][:, neurons]
+            assert np.array_equal(~np.isnan(gate).any(axis=1), routed)
+            np.testing.assert_allclose(gate[routed], expert.w1(flat).detach().numpy()[routed], atol=1e-5)
 
 
 def test_a_bfloat16_model_agrees_with_brute_force(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from transformers import (
     Qwen2Model,
 )
 
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.forward import Batch, Forward, batch_of, similar_lengths
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, find_gated_mlps
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP
 from gluscope_assets_tests.core.reference import TableModel, corpus_of
 
 SMALL: dict[str, Any] = {
@@ -65,7 +66,8 @@ def gates_and_ins(model: nn.Module, corpus: TokenizedCorpus, layer: int = 2) -> 
     with Forward(model, wanted) as forward:
         for batch in forward.batches(corpus, range(corpus.n_texts), True):
 
-            def receive(mlp: GatedMLP, activations: Activations, batch: Batch = batch) -> None:
+            def receive(block: str, computed: list[tuple[GatedMLP, Activations]], batch: Batch = batch) -> None:
+                ((_, activations),) = computed
                 parts = (part.split(batch.length.tolist()) for part in (activations.gate, activations.in_))
                 found.update(zip(batch.text.tolist(), zip(*parts, strict=True), strict=True))
 
@@ -78,10 +80,11 @@ def test_every_text_is_forwarded_as_if_alone(name: str) -> None:
     model, texts = model_of(name), texts_of(1, [5, 5, 1, 17, 2, 17, 9])
     packed, together = gates_and_ins(model, corpus_of(texts))
     assert packed == (name in PACKED)
-    mlp = find_gated_mlps(model)[2]
+    mlp = model.layers[2].mlp
     for text, (gate, in_) in zip(texts, together, strict=True):
         kept: list[Tensor] = []
-        handles = [part.register_forward_hook(lambda *call, kept=kept: kept.append(call[2][0])) for part in (mlp.gate, mlp.up)]
+        parts = (mlp.gate_proj, mlp.up_proj)
+        handles = [part.register_forward_hook(lambda *call, kept=kept: kept.append(call[2][0])) for part in parts]
         with torch.inference_mode():
             model(input_ids=torch.tensor([text]))
         for handle in handles:
@@ -165,11 +168,11 @@ def test_padded_batches_hold_each_text_once_and_little_padding(lengths: list[int
 
 def test_only_the_wanted_layers_run() -> None:
     model, seen, received = model_of("llama"), [], []
-    model.layers[2].register_forward_pre_hook(lambda module, inputs: seen.append("ran"))
     wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer == 1]
+    model.layers[2].register_forward_pre_hook(lambda module, inputs: seen.append("ran"))
     with Forward(model, wanted) as forward:
-        forward.run(batch_of(corpus_of([[1, 2]]), np.array([0]), True), lambda mlp, activations: received.append(mlp.layer))
-    assert received == [1]
+        forward.run(batch_of(corpus_of([[1, 2]]), np.array([0]), True), lambda block, found: received.append(block))
+    assert received == ["layers.1.mlp"]
     assert not seen
 
 
@@ -178,7 +181,8 @@ def test_act_is_the_models_own_in_float32_and_left_out_otherwise(tmp_path: Path)
         model = model_of("llama").to(dtype)
         seen: list[Activations] = []
         with Forward(model, find_gated_mlps(model)) as forward:
-            forward.run(batch_of(corpus_of([[1, 2, 3]]), np.array([0]), True), lambda mlp, found, seen=seen: seen.append(found))
+            batch = batch_of(corpus_of([[1, 2, 3]]), np.array([0]), True)
+            forward.run(batch, lambda block, found, seen=seen: seen.append(found[0][1]))
         for found in seen:
             assert (found.act is None) == (dtype != torch.float32)
             if found.act is not None:

@@ -13,21 +13,16 @@ from torch import Tensor, nn
 from gluscope_assets.core import kernel, reduction
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.forward import Batch
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP
+from gluscope_assets.core.gated_mlp import Activations
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.reduction import LayerState, narrow, text_statistics
-from gluscope_assets_tests.core.reference import to_half
+from gluscope_assets_tests.core.reference import mlp_of, to_half
 
 OPTIONS = CollectionOptions(examples=4, window_before=5, window_after=3)
 NONE = torch.zeros(0, dtype=torch.int64)
 EXACT = ("count", "largest", "value", "post", "text", "position")
 
 needs_compiler = pytest.mark.skipif(kernel.load() is None, reason="no C compiler on this machine")
-
-
-def mlp_of(width: int) -> GatedMLP:
-    linear = nn.Linear(width, width)
-    return GatedMLP(0, "layers.0.mlp", linear, linear, linear, nn.SiLU())
 
 
 def activations_of(gate: Tensor, in_: Tensor) -> Activations:
@@ -38,7 +33,8 @@ def activations_of(gate: Tensor, in_: Tensor) -> Activations:
 def batch_of(lengths: list[int], counted: np.ndarray | None = None, first_text: int = 0) -> Batch:
     tokens = sum(lengths)
     text = np.arange(first_text, first_text + len(lengths), dtype=np.int32)
-    return Batch(text, np.array(lengths), np.zeros(tokens, np.int64), np.ones(tokens, bool) if counted is None else counted)
+    counted = np.ones(tokens, bool) if counted is None else counted
+    return Batch.whole(text, np.array(lengths), np.zeros(tokens, np.int64), counted)
 
 
 def reduce_all(batches: list[tuple[Activations, Batch]], options: CollectionOptions = OPTIONS) -> LayerState:
