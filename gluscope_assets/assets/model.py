@@ -9,7 +9,7 @@ from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.partitions import by_checkpoint, checkpoint_partitions, layer_partitions, partition_key
-from gluscope_assets.resources import ProgressDisplay, Storage
+from gluscope_assets.resources import Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import DATA_VERSION_TAG, provenance
 
@@ -67,7 +67,7 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
         description="One row a neuron: cosines of its weight vectors, orientation, input-output class, tokens it promotes.",
     )
     def neuron_weights(
-        context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
+        context: dg.AssetExecutionContext, storage: Storage, device: Device, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
         from gluscope_assets.core.weights import write_neuron_weights
 
@@ -77,7 +77,9 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
             footer = provenance(study, "neuron_weights", {"weights": checkpoint.weights_hash}, checkpoint)
             fingerprints.append(footer["fingerprint"])
             with progress.show(context, f"{checkpoint.name}: weights", "layers") as show:
-                write_neuron_weights(checkpoint, layers, partial(folder.weights, key), footer, show)
+                write_neuron_weights(
+                    checkpoint, layers, partial(folder.weights, key), footer, study.model.stack, device.all()[0], show
+                )
             for layer in layers:
                 path = folder.weights(key, layer)
                 metadata = {

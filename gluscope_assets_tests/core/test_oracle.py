@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 
 from gluscope_assets.core.aggregate import Aggregate
-from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
+from gluscope_assets.core.anatomy import find_gated_mlps
+from gluscope_assets.core.checkpoint import base_model, resolve_checkpoint
 from gluscope_assets.core.collect import Collection, collect
 from gluscope_assets.core.corpus import tokenize_corpus
-from gluscope_assets.core.gated_mlp import find_gated_mlps
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, oriented_quadrant
 from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.verify import verify_aggregate
-from gluscope_assets.core.weights import neuron_vectors, orientation
+from gluscope_assets.core.weights import Reader, neuron_vectors, orientation
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LAYERS, NEURONS, TOKENS = 5, 172, 482_591
@@ -43,7 +43,7 @@ def aggregates(tmp_path_factory: pytest.TempPathFactory) -> list[Aggregate]:
         dtype="float32",
         corpus=corpus.path,
         layers=tuple(range(LAYERS)),
-        model_layers=LAYERS,
+        model_layers=tuple(range(LAYERS)),
         options=options,
         root=folder,
         provenance={"study": "oracle", "fingerprint": "oracle"},
@@ -153,8 +153,9 @@ def test_largest_values_are_the_float64_references(
 
 def test_the_oriented_view_is_the_papers_oriented_table(aggregates: list[Aggregate]) -> None:
     checkpoint = resolve_checkpoint(CheckpointOptions(name="stories260k", path=DATA / "stories260K"))
-    model = load_model(checkpoint, "float32", "cpu")
-    vectors = [neuron_vectors(model, mlp) for mlp in find_gated_mlps(model)]
+    model = base_model(checkpoint)
+    reader = Reader(checkpoint, model, "cpu")
+    vectors = [neuron_vectors(reader, mlp) for mlp in find_gated_mlps(model)]
     signs = np.concatenate([orientation(vector.gate, vector.in_).numpy() for vector in vectors])
     assert (signs < 0).sum() == 435  # the data's README: 435 of 860 neurons flip
     oriented = pl.read_parquet(DATA / "oracle" / "neuron_activations_oriented.parquet").sort("layer", "neuron")
