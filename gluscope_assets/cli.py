@@ -1,4 +1,4 @@
-"""The command line: `gluscope build | serve | ui | studies`.
+"""The command line: `gluscope build | serve | ui | studies | inspect`.
 
 `build` materializes through Dagster in this process, against the instance that `gluscope ui` shows. What is stale is
 decided in `plan.py`; here it is run and told.
@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     serve_parser = command("serve", serve, "Serve a study's site on 127.0.0.1.")
     ui_parser = command("ui", ui, "Start the Dagster UI and its daemon over the same runs and storage.")
     command("studies", studies, "List the studies with their checkpoints, pages and status.")
+    inspect_parser = command("inspect", inspect, "Say what gated MLPs a model has and what a study of it would cost.")
+    inspect_parser.add_argument("model", help="a folder with config.json, or a Hub id")
+    inspect_parser.add_argument("--revision", help="a Hub commit, tag or branch (default: the main branch)")
+    inspect_parser.add_argument("--stack", choices=("encoder", "decoder"), help="which stack of a model that has both")
+    inspect_parser.add_argument("--tokens", type=int, default=20_000_000, help="of the corpus (default: 20000000)")
+    inspect_parser.add_argument("--write", type=Path, metavar="FILE", help="write a study file")
     for subparser in (build_parser, serve_parser):
         subparser.add_argument("--study", default="demo", help="a study's name or its YAML file (default: demo)")
     build_parser.add_argument("--checkpoint", nargs="+", metavar="NAME", help="names or keys (default: all)")
@@ -132,7 +138,7 @@ def build(options: argparse.Namespace) -> None:
         else:
             # Before anything is written, so that a model that does not fit leaves nothing behind.
             for checkpoint in dict.fromkeys(run.checkpoint for run in plan.layer_runs):
-                check_checkpoint(checkpoint, study.model.layers)
+                check_checkpoint(checkpoint, study.model.layer_numbers, study.model.stack)
             _retire_dead_runs(instance)
             _run_plan(study, plan, instance)
     _print_site(options.study, folder)
@@ -249,18 +255,19 @@ def _study(name: str) -> "Study":
 
 def _layers(given: str | None, study: "Study") -> list[int]:
     """The layers that `0,2-3` names."""
-    count = study.model.layers
+    all_layers = study.model.layer_numbers
     if given is None:
-        return list(range(count))
+        return list(all_layers)
     layers: set[int] = set()
     for part in given.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None:
             raise InputError(f"--layers {given} is not a list of layers; write it like 0,2-3.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < count:
-            raise InputError(f"--layers {given} names layers that {study.name} does not have; it has 0 to {count - 1}.")
-        layers.update(range(first, last + 1))
+        if first > last or not {first, last} <= set(all_layers):
+            numbers = ", ".join(map(str, all_layers)) if isinstance(study.model.layers, tuple) else f"0 to {all_layers[-1]}"
+            raise InputError(f"--layers {given} names layers that {study.name} does not have; it has {numbers}.")
+        layers.update(set(range(first, last + 1)) & set(all_layers))
     return sorted(layers)
 
 
@@ -271,6 +278,70 @@ def _chosen(given: list[str] | None, checkpoints: "list[Checkpoint]", study: "St
             names = ", ".join(checkpoint.name for checkpoint in checkpoints)
             raise InputError(f"{study.name} has no checkpoint {name}; it has {names}.")
     return [checkpoint for checkpoint in checkpoints if given is None or {checkpoint.name, checkpoint.key} & set(given)]
+
+
+# inspect
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Print what a model has and would cost; write a study file if asked to."""
+    import rich.table
+    from rich.console import Console
+
+    from gluscope_assets.core.checkpoint import Checkpoint, fetch_config
+    from gluscope_assets.core.inspection import inspect_checkpoint, spans, write_study
+    from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
+
+    path = Path(options.model)
+    if path.is_dir():
+        if options.revision is not None:
+            raise InputError(f"{path} is a folder and has no revisions; leave out --revision.")
+        given = CheckpointOptions(name=_slug(path.resolve().name), path=path.resolve())
+        folder = path.resolve()
+    else:
+        folder, commit = fetch_config(options.model, options.revision)
+        given = CheckpointOptions(name=_slug(options.revision or commit[:7]), repository=options.model, revision=commit)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json; give the folder of a saved model or a Hub id.")
+    # The weights are not hashed here: there may be none.
+    found = inspect_checkpoint(Checkpoint(given.name, folder, ""), options.stack)
+    table = rich.table.Table("layers", "MLP", "experts", "neurons", "σ", "tapped", box=None, header_style="bold")
+    for part in found.parts:
+        experts = "" if part.experts is None else str(part.experts)
+        table.add_row(spans(part.layers), part.mlp, experts, f"{part.width:,}", part.activation, part.tap)
+    console = Console()
+    stack = f", {found.stack}" if found.stack else ""
+    console.print(f"{options.model}: {found.model}{stack}, {found.parameters / 1e6:,.1f} M parameters without its head")
+    if found.routed is not None:
+        console.print(
+            f"Each token is routed to {found.routed} experts and meets {found.active_parameters / 1e6:,.1f} M parameters."
+        )
+    console.print(table)
+    kept = CollectionOptions()
+    console.print(
+        f"{found.neurons:,} neurons in {len(found.layers)} layers. A checkpoint on {options.tokens:,} tokens takes about"
+    )
+    console.print(f"  {found.flops(options.tokens):.2e} FLOPs for the forward pass")
+    console.print(
+        f"  {_size(found.aggregate_bytes(kept))} of aggregates (K = {kept.examples}, windows of {kept.window} positions)"
+    )
+    console.print(f"  {_size(found.page_bytes())} of pages, if every neuron gets one")
+    if options.write is not None:
+        write_study(found, given, options.write)
+        console.print(f"Wrote {options.write}.")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+
+
+def _size(count: float) -> str:
+    """`44.0 GB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 # serve, ui, studies
@@ -321,7 +392,7 @@ def studies(options: argparse.Namespace) -> None:
             for row in _status_rows(study, home):
                 table.add_row(*row)
         except InputError as error:
-            table.add_row(study.name, "", "", str(study.model.layers), "", str(error))
+            table.add_row(study.name, "", "", str(len(study.model.layer_numbers)), "", str(error))
     Console().print(table)
 
 
@@ -334,7 +405,7 @@ def _status_rows(study: "Study", home: Path) -> Iterator[tuple[str, ...]]:
 
     folder = StudyFolder(home / study.name)
     checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
-    layers = range(study.model.layers)
+    layers = study.model.layer_numbers
     if not folder.root.is_dir():
         for checkpoint in checkpoints:
             yield study.name, checkpoint.name, checkpoint.key, str(len(layers)), "0", "not built"

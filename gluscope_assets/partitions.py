@@ -26,7 +26,7 @@ def layer_key(layer: int) -> str:
 
 def layer_partitions(study: Study) -> dg.MultiPartitionsDefinition:
     """Checkpoint × layer."""
-    layers = dg.StaticPartitionsDefinition([layer_key(layer) for layer in range(study.model.layers)])
+    layers = dg.StaticPartitionsDefinition([layer_key(layer) for layer in study.model.layer_numbers])
     return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(study), "layer": layers})
 
 

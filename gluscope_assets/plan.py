@@ -4,9 +4,9 @@ The expected fingerprints follow from options and inputs alone, from the top of 
 know them. Running the plan belongs to `cli.py`.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
 
 import dagster as dg
@@ -85,7 +85,7 @@ class Planner:
                 if not (self.folder.first_shard(checkpoint.key, layer) / "statistics.parquet").is_file()
             }
             stages = tuple(stage for stage in LAYER_STAGES if stale[stage])
-            for first, last in adjacent(set().union(*stale.values())):
+            for first, last in adjacent(set().union(*stale.values()), self.study.model.layer_numbers):
                 runs.append(LayerRun(checkpoint, first, last, stages))
             pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"] for layer in layers}
         site = fingerprint(self.study, "site", {"neuron_pages": pages})
@@ -154,8 +154,7 @@ class Planner:
         return observation.tags.get(DATA_VERSION_TAG) if observation is not None else None
 
 
-def adjacent(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """The (first, last) of each run of adjacent numbers: {0, 2, 3} gives (0, 0) and (2, 3)."""
-    counter = count()
-    spans = [list(group) for _, group in groupby(sorted(numbers), key=lambda number: number - next(counter))]
-    return [(span[0], span[-1]) for span in spans]
+def adjacent(chosen: Collection[int], layers: Sequence[int]) -> list[tuple[int, int]]:
+    """The (first, last) of each run of neighbours in `layers`: {0, 2, 3} of 0 to 3 gives (0, 0) and (2, 3)."""
+    runs = [list(group) for is_chosen, group in groupby(layers, key=lambda layer: layer in chosen) if is_chosen]
+    return [(run[0], run[-1]) for run in runs]

@@ -24,9 +24,9 @@ Parts = Callable[[Study], tuple[object, ...]]
 STAGES: Mapping[str, tuple[str, Parts]] = {
     # Where the corpus lies does not matter: the version of its content is an input of this stage.
     "tokenized_corpus": ("1", lambda study: (study.corpus.model_dump(exclude={"path"}),)),
-    "neuron_weights": ("1", lambda study: ()),
-    "activation_shards": ("2", lambda study: (study.model.dtype, study.collection.model_dump())),
-    "quadrant_aggregates": ("2", lambda study: ()),
+    "neuron_weights": ("2", lambda study: (study.model.stack,)),
+    "activation_shards": ("3", lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump())),
+    "quadrant_aggregates": ("3", lambda study: ()),
     "neuron_pages": ("1", lambda study: (render.template_version(), study.title, study.model.name, study.site.view)),
     "site": (
         "1",
@@ -98,7 +98,7 @@ def rendered_fingerprints(study: Study, folder: StudyFolder, checkpoints: Iterab
     """The fingerprints of the pages that lie in the site, by partition key: what the site is made from."""
     found = {}
     for checkpoint in checkpoints:
-        for layer in range(study.model.layers):
+        for layer in study.model.layer_numbers:
             report = folder.page_report(checkpoint.key, layer)
             if report.is_file():
                 found[str(partition_key(checkpoint.key, layer))] = str(json.loads(report.read_text())["fingerprint"])

@@ -108,7 +108,7 @@ def larger_tokenizer(folder: Path) -> None:
         (empty_corpus, "corpus"),
         (broken_text, "two.md"),
         (gpt2, "GPT2Model has no gated MLP"),
-        (another_layer_count, "has 2 layers with a gated MLP and the study says 3"),
+        (another_layer_count, "has gated MLPs in 2 layers and the study says 3"),
         (larger_tokenizer, "vocabulary"),
         (truncated_weights, "model.safetensors is damaged"),
         (broken_tokenizer, "the tokenizer in"),

@@ -55,12 +55,16 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     dtype=forward_dtype(study.model.dtype, devices[0]),
                     corpus=folder.corpus,
                     layers=tuple(layers),
-                    model_layers=study.model.layers,
+                    model_layers=study.model.layer_numbers,
+                    stack=study.model.stack,
+                    device_map=study.model.device_map,
                     options=study.collection,
                     root=folder.shards(key),
                     provenance=footer,
                 )
-                report = collect(collection, devices, show, device.processes)
+                # A model that is spread over all GPUs runs in one process.
+                workers = devices if study.model.device_map is None else devices[:1]
+                report = collect(collection, workers, show, device.processes)
             for layer in layers:
                 metadata = {
                     "fingerprint": str(footer["fingerprint"]),

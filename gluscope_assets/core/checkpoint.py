@@ -5,17 +5,22 @@ need them, because asset definitions import this module.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gluscope_assets.core.activation import activation_function
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files
 from gluscope_assets.core.options import CheckpointOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from gluscope_assets.core.anatomy import Anatomy
+    from gluscope_assets.core.gated_mlp import GatedMLP, Stack
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,19 +51,26 @@ class Checkpoint:
 class ModelShape:
     """What a checkpoint's config says, read without its weights."""
 
-    layers: int
-    """Layers with a gated MLP."""
-    width: int
-    """Neurons a layer."""
-    activation: str
-    """The config's name of σ, such as `silu`."""
+    mlps: "tuple[GatedMLP, ...]"
+    """By layer."""
     vocabulary: int
     """Rows of the embedding."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the layers with a gated MLP, ascending."""
+        return tuple(sorted({mlp.layer for mlp in self.mlps}))
+
+    def neurons(self, layer: int) -> int:
+        """Neurons of a layer, those of all its experts counted."""
+        return sum(mlp.width for mlp in self.mlps if mlp.layer == layer)
 
 
 def resolve_checkpoint(options: CheckpointOptions) -> Checkpoint:
     """Find the checkpoint's folder, downloading a Hub repository if need be, and hash its weights."""
-    folder = options.path if options.path is not None else _download(options)
+    folder = options.path
+    if folder is None:
+        folder = _download(options.name, options.repository or "", options.revision, (*CONFIG_FILES, *WEIGHT_FILES))
     if not (folder / "config.json").is_file():
         raise InputError(f"Checkpoint {options.name}: {folder} has no config.json; give the folder of a saved model.")
     weights = sorted(folder.glob("*.safetensors"))
@@ -75,17 +87,45 @@ def _hash_unchanged(stamp: tuple[tuple[str, int, int], ...]) -> str:
     return hash_files(*(Path(path) for path, _, _ in stamp))
 
 
-def _download(options: CheckpointOptions) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+CONFIG_FILES = ("config.json", *TOKENIZER_FILES)
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+
+def fetch_config(repository: str, revision: str | None) -> tuple[Path, str]:
+    """Fetch a Hub repository's config and tokenizer, without weights: the folder, and the commit of the revision."""
+    name = repository.split("/")[-1]
+    folder = _download(name, repository, revision, CONFIG_FILES)
+    # The Hub's cache names a folder by the commit.
+    return folder, folder.name
+
+
+def _download(name: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    where = f"{repository} at {revision}" if revision else repository
     try:
-        return Path(snapshot_download(options.repository or "", revision=options.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except errors.GatedRepoError as error:
         raise InputError(
-            f"Checkpoint {options.name}: {options.repository} at {options.revision} cannot be fetched from the Hub "
-            f"({_first_line(error)}); check its id, revision, your access and the network."
+            f"Checkpoint {name}: {repository} is gated; accept its terms on the Hub and set HF_TOKEN to a token that "
+            f"may read it."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"Checkpoint {name}: the Hub has no {repository} that you may read; check the id, or set HF_TOKEN if it is private."
+        ) from error
+    except (errors.RevisionNotFoundError, errors.RevisionResolutionError) as error:
+        raise InputError(
+            f"Checkpoint {name}: {repository} has no revision {revision}; give a commit, tag or branch that it has."
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise InputError(
+            f"Checkpoint {name}: {where} is not in the local cache and the Hub cannot be reached; connect to the network or "
+            f"download it first."
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(
+            f"Checkpoint {name}: {where} cannot be fetched from the Hub ({_first_line(error)}); check its id and revision."
         ) from error
 
 
@@ -121,6 +161,11 @@ def read_config(checkpoint: Checkpoint) -> Any:
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, json.JSONDecodeError) as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"Checkpoint {checkpoint.name}: {checkpoint.folder} needs code of its own, which is never run; choose a model "
+                f"whose code is part of transformers."
+            ) from error
         raise InputError(
             f"Checkpoint {checkpoint.name}: config.json in {checkpoint.folder} cannot be used ({_first_line(error)})."
         ) from error
@@ -131,26 +176,46 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def read_shape(checkpoint: Checkpoint) -> ModelShape:
-    """The checkpoint's shape, from a model built without weights. InputError if it has no gated MLP."""
+def base_model(checkpoint: Checkpoint) -> "PreTrainedModel":
+    """The base model without its head and without weights, on the meta device."""
     import torch
     from transformers import AutoModel
 
-    from gluscope_assets.core.gated_mlp import find_gated_mlps
-
     config = read_config(checkpoint)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    mlps = find_gated_mlps(model)
-    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
-    return ModelShape(len(mlps), mlps[0].width, str(activation), model.get_input_embeddings().num_embeddings)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            f"Checkpoint {checkpoint.name}: transformers cannot build a {config.model_type} model without other code "
+            f"({_first_line(error)}); choose a model whose code is part of transformers."
+        ) from error
+    model.train(False)
+    return model
 
 
-def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
+def read_anatomy(checkpoint: Checkpoint, stack: "Stack | None" = None) -> "Anatomy":
+    """What the checkpoint's model runs on text, found without weights where that suffices. InputError as `look_through`."""
+    from gluscope_assets.core.anatomy import NeedsWeights, look_through
+
+    try:
+        return look_through(base_model(checkpoint), stack)
+    except NeedsWeights:
+        return look_through(load_model(checkpoint, "float32", "cpu"), stack)
+
+
+def read_shape(checkpoint: Checkpoint, stack: "Stack | None" = None) -> ModelShape:
+    """The checkpoint's shape. InputError if it has no gated MLP."""
+    anatomy = read_anatomy(checkpoint, stack)
+    embedding: Any = base_model(checkpoint).get_input_embeddings()
+    return ModelShape(anatomy.mlps, int(embedding.weight.shape[0]))
+
+
+def check_checkpoint(checkpoint: Checkpoint, layers: Sequence[int], stack: "Stack | None" = None) -> ModelShape:
     """The checkpoint's shape. InputError if its layers or its tokenizer do not fit, or a file of weights is damaged."""
     from safetensors import SafetensorError, safe_open
 
-    shape = read_shape(checkpoint)
+    shape = read_shape(checkpoint, stack)
     for path in sorted(checkpoint.folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt"):
@@ -159,11 +224,18 @@ def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
             raise InputError(
                 f"Checkpoint {checkpoint.name}: {path} is damaged ({_first_line(error)}); copy it again."
             ) from error
-    if shape.layers != layers:
+    if shape.layers != tuple(layers):
         raise InputError(
-            f"Checkpoint {checkpoint.name} has {shape.layers} layers with a gated MLP and the study says {layers}; "
-            f"set model.layers to {shape.layers}."
+            f"Checkpoint {checkpoint.name} has gated MLPs in {describe_layers(shape.layers)} and the study says "
+            f"{describe_layers(layers)}; set model.layers to {layers_option(shape.layers)}."
         )
+    for mlp in shape.mlps:
+        activation_function(mlp.activation)
+        if mlp.runs > 1:
+            raise InputError(
+                f"Checkpoint {checkpoint.name} runs {mlp.path} {mlp.runs} times in one pass, so that its neurons have no "
+                f"single value at a position; choose a model whose layers run once."
+            )
     tokenizer = load_tokenizer(checkpoint)
     if len(tokenizer) > shape.vocabulary:
         raise InputError(
@@ -173,8 +245,22 @@ def check_checkpoint(checkpoint: Checkpoint, layers: int) -> ModelShape:
     return shape
 
 
-def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedModel":
-    """The base model without its head, in `dtype` on `device`, ready for inference. InputError if weights are missing."""
+def layers_option(layers: Sequence[int]) -> int | list[int]:
+    """`model.layers` of a study with these layers."""
+    return len(layers) if list(layers) == list(range(len(layers))) else list(layers)
+
+
+def describe_layers(layers: Sequence[int]) -> str:
+    """`4 layers`, or `the layers 1, 3, 5`."""
+    option = layers_option(layers)
+    return f"{option} layers" if isinstance(option, int) else f"the layers {', '.join(map(str, option))}"
+
+
+def load_model(checkpoint: Checkpoint, dtype: str, device: str, device_map: str | None = None) -> "PreTrainedModel":
+    """The base model without its head, in `dtype` on `device`, ready for inference. InputError if weights are missing.
+
+    With a `device_map` it is spread over all GPUs instead.
+    """
     import torch
     from transformers import AutoModel
 
@@ -183,12 +269,14 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedMo
         model, loading = AutoModel.from_pretrained(
             checkpoint.folder,
             dtype=getattr(torch, dtype),
+            # Straight to a GPU, without a copy in the host's memory.
+            device_map=device_map or (None if device == "cpu" else {"": device}),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise InputError(
             f"Checkpoint {checkpoint.name}: the weights in {checkpoint.folder} cannot be loaded ({_first_line(error)}); "
             f"save config.json and weights from one model."
@@ -200,7 +288,12 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> "PreTrainedMo
             f"Checkpoint {checkpoint.name}: the weights in {checkpoint.folder} lack {missing[0]}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; save all weights of the model."
         )
-    model.to(device)  # type: ignore[arg-type]
+    elsewhere = sorted({parameter.device.type for parameter in model.parameters()} - {"cuda", "cpu"})
+    if elsewhere:
+        raise InputError(
+            f"Checkpoint {checkpoint.name} does not fit the memory of the GPUs: parts of it lie on {elsewhere[0]}; use more "
+            f"GPUs or a narrower model.dtype."
+        )
     model.train(False)
     return model
 

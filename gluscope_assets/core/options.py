@@ -71,11 +71,27 @@ class ModelOptions(Options):
     """The model family of a study and its checkpoints, in the order of training."""
 
     name: str
-    layers: int = Field(ge=1)
-    """Layers with a gated MLP; checked against the model's config."""
+    layers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...]
+    """How many layers there are, or, where only some have a gated MLP, the numbers of these; checked against the model."""
+    stack: Literal["encoder", "decoder"] | None = None
+    """Whose layers, in a model that has both."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """The dtype of the forward pass, whose signs decide the quadrant; `auto` is bfloat16 on a GPU, float32 on a CPU."""
+    device_map: Literal["auto"] | None = None
+    """`auto` spreads one copy of the model over all GPUs; otherwise each GPU that collects holds a whole one."""
     checkpoints: tuple[CheckpointOptions, ...] = Field(min_length=1)
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The layers with a gated MLP, ascending."""
+        return tuple(range(self.layers)) if isinstance(self.layers, int) else self.layers
+
+    @model_validator(mode="after")
+    def _ascending_layers(self) -> "ModelOptions":
+        numbers = list(self.layer_numbers)
+        if not numbers or numbers != sorted(set(numbers)):
+            raise ValueError("layers must be a number, or a list of layers in ascending order")
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> "ModelOptions":
