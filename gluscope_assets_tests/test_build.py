@@ -1,14 +1,18 @@
 """A build runs what is stale and nothing else, through Dagster, and leaves whole results only."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 
+from gluscope_assets.assets.pages import site_finding
 from gluscope_assets.core import render
 from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.files import read_provenance
@@ -87,6 +91,35 @@ def test_metadata_plots_across_checkpoints(built_tiny: Workplace) -> None:
         assert metadata["neurons"].value == 12
     assert pages[0].asset_materialization is not None
     assert str(pages[0].asset_materialization.metadata["links"].value).count("](http") == 3
+
+
+def test_the_index_shows_the_correlations_of_the_last_checkpoint(built_tiny: Workplace) -> None:
+    folder, key = built_tiny.folder, keys(built_tiny)[1]
+    index = (folder.site / "index.html").read_text()
+    rows = re.findall(r'<tr><th scope="row">(\d)</th><td>(\d+)</td><td>([^<]+)</td>', index)
+    assert [(int(layer), int(neurons)) for layer, neurons, _ in rows] == [(0, 12), (1, 12)]
+    assert index.count('<svg class="scatter"') == 2
+    for layer, _, shown in rows:
+        statistics = pl.read_parquet(folder.aggregate(key, int(layer)) / "statistics.parquet")
+        gate = ((statistics["gate+_in+_count"] + statistics["gate+_in-_count"]) / statistics["positions"]).to_numpy()
+        cosine = pl.read_parquet(folder.weights(key, int(layer)))["cos_in_out"].to_numpy().astype(np.float64)
+        assert float(shown.replace("−", "-")) == pytest.approx(np.corrcoef(gate, cosine)[0, 1], abs=6e-4)
+
+
+def test_the_finding_is_of_the_last_checkpoint_that_has_data(tiny: Workplace) -> None:
+    checkpoints = [resolve_checkpoint(options) for options in tiny.study.model.checkpoints]
+    first, second = keys(tiny)
+    (tiny.folder.aggregate(second, 0) / "statistics.parquet").unlink()
+    finding = site_finding(tiny.study, tiny.folder, checkpoints)
+    assert finding is not None
+    assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (second, [1])
+    tiny.folder.weights(second, 1).unlink()
+    finding = site_finding(tiny.study, tiny.folder, checkpoints)
+    assert finding is not None
+    assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (first, [0, 1])
+    for layer in range(2):
+        tiny.folder.page_report(first, layer).unlink()
+    assert site_finding(tiny.study, tiny.folder, checkpoints) is None
 
 
 def test_a_second_build_runs_nothing(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:

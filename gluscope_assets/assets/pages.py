@@ -16,6 +16,7 @@ from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
+from gluscope_assets.core.findings import Finding, gate_frequency_finding
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress
 from gluscope_assets.core.render import MANIFEST, SiteMap, render_neuron_pages, render_site
@@ -31,16 +32,21 @@ def corpus_label(options: CorpusOptions) -> str:
     return "Python's standard library" if options.path is None else options.path.stem
 
 
-def site_map(study: Study, checkpoints: Sequence[Checkpoint], width: int) -> SiteMap:
-    """The study as the renderer sees it."""
+def site_map(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> SiteMap:
+    """The study as the renderer sees it. Checkpoints of one model have equal layers; those that are built tell their width."""
+    widths = {}
+    for layer in study.model.layer_numbers:
+        paths = (folder.aggregate(checkpoint.key, layer) / "statistics.parquet" for checkpoint in checkpoints)
+        built = next((path for path in paths if path.is_file()), None)
+        if built is not None:
+            widths[layer] = pq.read_metadata(built).num_rows
     return SiteMap(
         study=study.name,
         title=study.title,
         model=study.model.name,
         corpus=corpus_label(study.corpus),
         checkpoints=tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints),
-        layers=study.model.layers,
-        width=width,
+        layers=tuple(widths.items()),
         pages=study.site.pages,
     )
 
@@ -77,7 +83,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                     )
                     footer = provenance(study, "neuron_pages", inputs, checkpoint)
                     report = render_neuron_pages(
-                        folder.site, site_map(study, checkpoints, pq.read_metadata(aggregate).num_rows), key, layer,
+                        folder.site, site_map(study, folder, checkpoints), key, layer,
                         aggregate.parent, weights, corpus, decoder, str(read_provenance(aggregate)["activation"]),
                         study.site.view, study.collection.count_special_tokens,
                         partial(show_layer, show, place, len(layers)),
@@ -118,7 +124,14 @@ def build_site(study: Study) -> dg.AssetsDefinition:
         checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
         rendered = rendered_fingerprints(study, folder, checkpoints)
         footer = provenance(study, "site", {"neuron_pages": rendered})
-        report = render_site(folder.site, site_map(study, checkpoints, width_of(folder, rendered)), site_facts(study, folder))
+        if not rendered:
+            raise InputError(f"{folder.site} has no neuron page yet; materialize neuron_pages first.")
+        report = render_site(
+            folder.site,
+            site_map(study, folder, checkpoints),
+            site_facts(study, folder),
+            site_finding(study, folder, checkpoints),
+        )
         return dg.MaterializeResult(
             data_version=data_version([footer["fingerprint"]]),
             metadata={
@@ -134,19 +147,28 @@ def build_site(study: Study) -> dg.AssetsDefinition:
     return site
 
 
-def width_of(folder: StudyFolder, rendered: dict[str, str]) -> int:
-    """Neurons a layer, as the aggregates of a rendered layer have them."""
-    if not rendered:
-        raise InputError(f"{folder.site} has no neuron page yet; materialize neuron_pages first.")
-    ((key, (layer, *_)), *_) = by_checkpoint(rendered).items()
-    return pq.read_metadata(folder.aggregate(key, layer) / "statistics.parquet").num_rows
-
-
 def site_facts(study: Study, folder: StudyFolder) -> dict[str, str]:
     """What the index says of the study."""
     corpus = TokenizedCorpus.open(folder.corpus)
     facts = {"texts": f"{corpus.n_texts:,}", "tokens": f"{corpus.n_counted:,}"}
     return {"description": study.description, **facts} if study.description else facts
+
+
+def site_finding(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Finding | None:
+    """The paper's finding in the last checkpoint that has data; None if there is none.
+
+    Of its layers, those that pages were rendered from: what the site is made from is told by the pages' fingerprints.
+    """
+    for checkpoint in reversed(checkpoints):
+        layers = []
+        for layer in study.model.layer_numbers:
+            aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
+            files = (aggregate / "statistics.parquet", weights, folder.page_report(checkpoint.key, layer))
+            if all(file.is_file() for file in files):
+                layers.append((layer, aggregate, weights))
+        if layers:
+            return gate_frequency_finding(checkpoint.key, layers)
+    return None
 
 
 def build_published_site(study: Study) -> dg.AssetsDefinition:

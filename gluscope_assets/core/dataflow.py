@@ -212,11 +212,11 @@ class Watch(TorchFunctionMode):
 
     def _view(self, name: str, function: Function, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         """Give the tag of the first argument to what is seen of it."""
-        whole = arguments[0] if arguments else None
-        tag = self.tag(whole)
+        tag = self.tag(arguments[0]) if arguments else None
+        if name == "__getitem__" and not isinstance(tag, Weight) and self._chooses_rows(arguments):
+            self._held[id(result)] = (result, Chosen(arguments[1]))
+            return
         if tag is None:
-            if name == "__getitem__" and self.tokens is not None and isinstance(result, Tensor):
-                self._choose_rows(arguments, result)
             return
         parts = [result] if isinstance(result, Tensor) else list(result)
         if isinstance(tag, Weight):
@@ -240,11 +240,11 @@ class Watch(TorchFunctionMode):
             # Its rows go to one expert each.
             self._held.update({id(part): (part, tag) for part in parts})
 
-    def _choose_rows(self, arguments: tuple[Any, ...], result: Tensor) -> None:
+    def _chooses_rows(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether rows are chosen from a tensor that has one for each token."""
         whole, index = arguments
         is_index = isinstance(index, Tensor) and index.dim() == 1 and index.dtype == torch.int64
-        if is_index and isinstance(whole, Tensor) and whole.dim() == 2 and whole.shape[0] == self.tokens:
-            self._held[id(result)] = (result, Chosen(index))
+        return is_index and whole.dim() == len(("tokens", "hidden")) and whole.shape[0] == self.tokens
 
     # Operations
 

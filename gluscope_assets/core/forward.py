@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
 from gluscope_assets.core.taps import Receiver, Taps
 
@@ -125,7 +126,8 @@ class Forward(AbstractContextManager["Forward"]):
         if self.packed:
             position = torch.from_numpy(batch.position.astype(np.int64)).to(self.device)
             pack = Pack.of(batch.length, self.device)
-            self.taps.run(partial(self._forward, token[None], position_ids=position[None], gluscope_pack=pack), receive)
+            forward = partial(self._forward, token[None], position_ids=position[None], gluscope_pack=pack)
+            self.taps.run(forward, _checked(receive, len(token)))
             return
         real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)
         padded = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
@@ -145,7 +147,7 @@ class Forward(AbstractContextManager["Forward"]):
         def receive_real(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
             receive(block, [(mlp, real_part(activations)) for mlp, activations in found])
 
-        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), receive_real)
+        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), _checked(receive_real, real.numel()))
 
     def _forward(self, token: Tensor, attention_mask: Tensor | None = None, **others: Any) -> None:
         """Run the model, or its wanted stack. A decoder reads the text that its encoder reads."""
@@ -210,6 +212,21 @@ class Forward(AbstractContextManager["Forward"]):
 
         self.run(batch, receive)
         return found
+
+
+def _checked(receive: Receiver, tokens: int) -> Receiver:
+    """`receive`, after an InputError if a block does not have a row for each token."""
+
+    def receive_checked(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
+        for mlp, activations in found:
+            if activations.tokens is None and len(activations.gate) != tokens:
+                raise InputError(
+                    f"{mlp.path} computes {len(activations.gate)} rows for {tokens} tokens; choose layers or a model with one "
+                    f"row for each token."
+                )
+        receive(block, found)
+
+    return receive_checked
 
 
 def _sums(found: list[tuple[GatedMLP, Activations]], tokens: int) -> Tensor:

@@ -61,11 +61,10 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
     if pages is None:
         for entry in read_manifest(site)["checkpoints"]:
             for layer in entry["layers"]:
-                for first, end in entry["neurons"]:
-                    for neuron in range(first, end):
-                        target = site / entry["key"] / f"{layer:02d}" / f"{neuron}.html"
-                        if not found(target):
-                            problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
+                for neuron in range(layer["neurons"]):
+                    target = site / entry["key"] / f"{layer['layer']:02d}" / f"{neuron}.html"
+                    if not found(target):
+                        problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
     return problems
 
 

@@ -282,7 +282,8 @@ def _narrow(values: Floats) -> tuple[npt.NDArray[np.float16], Integers]:
     """`values` in 16 bits, and the places of those that 16 bits would turn into 0 or infinity."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = values.astype(np.float16)
-    wide = np.flatnonzero(~np.isfinite(narrow) | ((narrow == 0) & (values != 0)))
+    # NaN stays: it marks what was not routed to the neuron's expert.
+    wide = np.flatnonzero(np.isinf(narrow) | ((narrow == 0) & (values != 0)))
     narrow[wide] = 0
     return narrow, wide
 

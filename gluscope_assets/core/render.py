@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
 import gluscope_assets
+from gluscope_assets.core.activation import activation_function
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, figure_of
 from gluscope_assets.core.files import hash_files, read_provenance, replacing, require_file
+from gluscope_assets.core.findings import Finding
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.page_data import ExampleColumn, PackedExamples, Texts, Vocabulary, pack_examples
 from gluscope_assets.core.progress import Progress, no_progress
@@ -43,41 +45,11 @@ STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
 _SPACES = re.compile(" {3,}")
 
+PAGE_CODE = ("activation", "figures", "findings", "page_data", "render", "tokens")
+"""The modules of this package whose code shapes a page."""
+
 TABLE_NEURONS = 2048
 """A layer with more pages lists them as plain links, without a row of figures each."""
-
-
-@dataclass(frozen=True)
-class Activation:
-    """σ as pages name and compute it."""
-
-    label: str
-    """As people call it."""
-    glu: str
-    """What a gated MLP with it is called."""
-    formula: str
-    """The name under which `neuron.js` computes it."""
-
-
-ACTIVATION_FUNCTIONS = {
-    "silu": Activation("Swish", "SwiGLU", "silu"),
-    "swish": Activation("Swish", "SwiGLU", "silu"),
-    "gelu": Activation("GELU", "GeGLU", "gelu"),
-    "gelu_new": Activation("GELU (tanh)", "GeGLU", "gelu_tanh"),
-    "gelu_pytorch_tanh": Activation("GELU (tanh)", "GeGLU", "gelu_tanh"),
-    "relu": Activation("ReLU", "ReGLU", "relu"),
-}
-"""By the name in a transformers config."""
-
-
-def activation_function(name: str) -> Activation:
-    """The activation of that name in a transformers config. InputError if pages cannot compute it."""
-    try:
-        return ACTIVATION_FUNCTIONS[name]
-    except KeyError:
-        raise InputError(
-            f"Pages cannot show the activation {name}; they know {', '.join(sorted(ACTIVATION_FUNCTIONS))}."
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -93,17 +65,16 @@ class SiteMap:
     """The corpus in a few words."""
     checkpoints: tuple[tuple[str, str], ...]
     """(key, name) in the order of training."""
-    layers: int
-    width: int
-    """Neurons a layer."""
+    layers: tuple[tuple[int, int], ...]
+    """(layer, its neurons), ascending."""
     pages: tuple[PageSelection, ...]
 
-    def neurons(self, checkpoint_key: str) -> list[int]:
-        """The neurons of each layer of a checkpoint that get pages, ascending. InputError if the checkpoint is unknown."""
+    def neurons(self, checkpoint_key: str, layer: int) -> range:
+        """The neurons of a layer of a checkpoint that get pages. InputError if the checkpoint is unknown."""
         keys = [key for key, _ in self.checkpoints]
         if checkpoint_key not in keys:
             raise InputError(f"The study {self.study} has no checkpoint {checkpoint_key}; it has {', '.join(keys)}.")
-        name = dict(self.checkpoints)[checkpoint_key]
+        name, width = dict(self.checkpoints)[checkpoint_key], dict(self.layers)[layer]
         most = 0
         for selection in self.pages:
             if selection.checkpoints == "all":
@@ -113,8 +84,8 @@ class SiteMap:
             else:
                 chosen = name in selection.checkpoints
             if chosen:
-                most = max(most, self.width if selection.neurons == "all" else min(selection.neurons, self.width))
-        return list(range(most))
+                most = max(most, width if selection.neurons == "all" else min(selection.neurons, width))
+        return range(most)
 
     def name_of(self, checkpoint_key: str) -> str:
         """The name of the checkpoint with that key."""
@@ -139,6 +110,7 @@ class QuadrantView:
     name: str
     count: int
     share: float
+    """Of the positions routed to the neuron's expert; of all for a neuron that sees all."""
     rows: list[tuple[str, list[str]]]
     """(activation, [mean, standard deviation, value with the largest size]) as text."""
     examples: list["StaticExample"] = field(default_factory=list)
@@ -162,6 +134,15 @@ class StaticExample:
     position: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """A neuron's place in a layer with several gated MLPs."""
+
+    mlp: str
+    expert: int | None
+    index: int
+
+
 def template_folder() -> Path:
     """The folder with `templates/` and `static/`: inside an installed package, else at the top of a checkout."""
     package = Path(gluscope_assets.__file__).parent
@@ -175,7 +156,7 @@ def template_version() -> str:
     """SHA-256 in hex over all that shapes a page: templates, static files and the code that fills them."""
     folder = template_folder()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    code = [Path(__file__).with_name(name) for name in ("page_data.py", "render.py", "tokens.py")]
+    code = [Path(__file__).with_name(f"{name}.py") for name in PAGE_CODE]
     names = hashlib.sha256("\n".join(str(path.relative_to(folder)) for path in files).encode()).hexdigest()
     return hashlib.sha256((names + hash_files(*files, *code)).encode()).hexdigest()
 
@@ -191,8 +172,10 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "count": format_count,
+        "decimal": format_decimal,
         "share": format_share,
         "number": format_number,
+        "place": format_place,
         "json": safe_json,
         "quadrant": quadrant_label,
         "sign": signed,
@@ -238,9 +221,22 @@ def format_number(value: float | None, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
+def format_decimal(value: float | None, digits: int) -> str:
+    """`digits` digits after the point with a true minus sign; a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}" if value else "0"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
 def signed(value: float | None, digits: int = 4) -> str:
     """`format_number` with a plus sign where it applies."""
     return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
+
+
+def format_place(place: Place) -> str:
+    """`expert 5, 17` or `mlp.shared_expert, 17`."""
+    return f"expert {place.expert}, {place.index}" if place.expert is not None else f"{place.mlp}, {place.index}"
 
 
 def quadrant_label(name: str) -> str:
@@ -268,7 +264,7 @@ def render_neuron_pages(
     `activation` the config's name of σ. Pages of neurons that are no longer selected are deleted. Progress counts pages.
     """
     function = activation_function(activation)
-    neurons = site_map.neurons(checkpoint_key)
+    neurons = site_map.neurons(checkpoint_key, layer)
     folder = site / checkpoint_key / f"{layer:02d}"
     _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | ({"index.html"} if neurons else set()))
     if not neurons:
@@ -309,7 +305,7 @@ def render_neuron_pages(
         data = {
             "layer": layer,
             "neuron": neuron,
-            "function": function.formula,
+            "function": activation,
             "special": shared["special"],
             "scale": scale,
             "lists": packed.lists,
@@ -324,7 +320,9 @@ def render_neuron_pages(
             next=neurons[place + 1] if place + 1 < len(neurons) else None,
             orientation=orientation,
             sign=sign,
+            place=_place(statistics[neuron]),
             positions=statistics[neuron]["positions"],
+            routed=statistics[neuron]["routed"],
             zero=statistics[neuron]["zero"],
             quadrants=quadrants,
             weights=_weights(weight_rows[neuron], sign, vocabulary),
@@ -332,35 +330,53 @@ def render_neuron_pages(
         )
         size = _write(folder / f"{neuron}.html", text)
         written, total, largest = written + 1, total + size, max(largest, size)
-        summaries.append((neuron, [quadrant.share for quadrant in quadrants], weight_rows[neuron]["class"], _best(quadrants)))
+        summaries.append(
+            (
+                neuron,
+                _place(statistics[neuron]),
+                [quadrant.share for quadrant in quadrants],
+                weight_rows[neuron]["class"],
+                _best(quadrants),
+            )
+        )
         progress(written, len(neurons))
     if written != len(neurons):
         raise InputError(
             f"{aggregate / 'examples.parquet'} holds {written} of the {len(neurons)} neurons that get pages; "
             "materialize quadrant_aggregates again."
         )
-    summaries.sort()
-    text = _environment().get_template("layer.html").render(**shared, neurons=summaries, table=len(summaries) <= TABLE_NEURONS)
+    summaries.sort(key=lambda summary: summary[0])
+    text = (
+        _environment()
+        .get_template("layer.html")
+        .render(**shared, neurons=summaries, width=dict(site_map.layers)[layer], table=len(summaries) <= TABLE_NEURONS)
+    )
     total += _write(folder / "index.html", text)
     samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, len(neurons) - 1))
     return RenderReport(written, total, largest, tuple(f"{checkpoint_key}/{layer:02d}/{neuron}.html" for neuron in samples))
 
 
-def render_site(site: Path, site_map: SiteMap, facts: Mapping[str, str] | None = None) -> RenderReport:
+def render_site(
+    site: Path, site_map: SiteMap, facts: Mapping[str, str] | None = None, finding: Finding | None = None
+) -> RenderReport:
     """Write what surrounds the neuron pages: index, explanation, manifest, static files.
 
     Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. `facts`
-    are named values that the index shows. The report counts the pages and bytes of the whole site.
+    are named values that the index shows, and it draws the `finding`, of a checkpoint of the site map. The report counts the
+    pages and bytes of the whole site.
     """
     site.mkdir(parents=True, exist_ok=True)
     _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints})
-    entries = []
+    entries: list[dict[str, Any]] = []
     for key, name in site_map.checkpoints:
-        neurons = site_map.neurons(key)
-        layers = [layer for layer in range(site_map.layers) if (site / key / f"{layer:02d}" / "index.html").is_file()]
-        if neurons and layers:
-            entries.append({"key": key, "name": name, "layers": layers, "neurons": _spans(neurons)})
-    shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}}
+        layers = [
+            {"layer": layer, "neurons": len(site_map.neurons(key, layer))}
+            for layer, _ in site_map.layers
+            if (site / key / f"{layer:02d}" / "index.html").is_file()
+        ]
+        if layers:
+            entries.append({"key": key, "name": name, "layers": layers})
+    shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}, **_drawing(finding, entries)}
     _write_static(site / "static")
     _write(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}))
     for name in ("index.html", "about.html"):
@@ -370,6 +386,21 @@ def render_site(site: Path, site_map: SiteMap, facts: Mapping[str, str] | None =
     return RenderReport(
         len(pages), sum(sizes), max((path.stat().st_size for path in pages), default=0), ("index.html", "about.html")
     )
+
+
+def _drawing(finding: Finding | None, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the index needs to draw a finding; its layers are linked where they have pages."""
+    linked = {
+        pages["layer"] for entry in entries if finding and entry["key"] == finding.checkpoint for pages in entry["layers"]
+    }
+    return {
+        "figure": figure_of(finding) if finding else None,
+        "linked": linked,
+        "box": BOX,
+        "columns": COLUMNS,
+        "rows": ROWS,
+        "most_marks": MOST_MARKS,
+    }
 
 
 def manifest_text(manifest: dict[str, object]) -> str:
@@ -420,8 +451,15 @@ def _statistics(
                 mean = -mean
             scale[activation] = max(scale[activation], size)
             rows.append((activation, [format_number(value) for value in (mean, deviation, math.copysign(size, mean))]))
-        quadrants.append(QuadrantView(name, count, count / row["positions"] if row["positions"] else 0.0, rows))
+        quadrants.append(QuadrantView(name, count, count / row["routed"] if row["routed"] else 0.0, rows))
     return [quadrant.count for quadrant in quadrants], quadrants, scale
+
+
+def _place(row: Mapping[str, Any]) -> Place | None:
+    """Where a neuron stands among experts; None in a layer with one gated MLP, where its number says it."""
+    if row["expert"] is None and row["index"] == row["neuron"]:
+        return None
+    return Place(row["mlp"], row["expert"], row["index"])
 
 
 def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> list[StaticExample]:
@@ -495,14 +533,6 @@ def _shown_provenance(provenance: Mapping[str, object]) -> list[tuple[str, str, 
             is_hash = len(full) >= 32 and all(digit in "0123456789abcdef" for digit in full)
             shown.append((name.replace("_", " "), full[:12] if is_hash else full[:60], full))
     return shown
-
-
-def _spans(numbers: Sequence[int]) -> list[list[int]]:
-    """Ascending `numbers` as [first, end) spans."""
-    array = np.asarray(numbers)
-    heads = np.flatnonzero(np.diff(array, prepend=array[0] - 2) > 1)
-    tails = np.concatenate([heads[1:], [len(array)]]) - 1
-    return [[int(array[head]), int(array[tail]) + 1] for head, tail in zip(heads, tails, strict=True)]
 
 
 def _write(path: Path, text: str) -> int:

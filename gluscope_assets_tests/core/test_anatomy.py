@@ -8,17 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConfig, OPTModel
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConfig, OPTModel, PreTrainedModel
 
 from gluscope_assets.core.anatomy import NeedsWeights, find_gated_mlps, look_through
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
+from gluscope_assets.core.forward import Batch, Forward
+from gluscope_assets.core.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.taps import Taps
-from gluscope_assets_tests.core.zoo import MODEL_TYPES, NOT_BUILT, gated_modules, inputs_of, is_gated_by_source, tiny_model
+from gluscope_assets_tests.core.zoo import MODEL_TYPES, NOT_BUILT, gated_modules, inputs_of, tiny_model
 
 LEAST_GATED = 121
 """Gated types that passed when this number was written."""
@@ -31,6 +33,15 @@ NAMED = (
 
 CHANGED = {"bitnet": "ffn_sub_norm", "inkling_text": "the router's factors of shared experts"}
 """Types where something stands between the product and the output projection, and what."""
+
+OTHER_ROWS = {
+    "blt": "its layers run over bytes, patches and groups of them",
+    "cpmant": "its layers run over a prompt of its own before the tokens",
+}
+"""Types whose layers do not have a row for each token."""
+
+TOKENS = 14
+"""Of the two texts that are forwarded."""
 
 CLAMP = 6.9
 """gpt-oss bounds gate and in by 7."""
@@ -58,7 +69,7 @@ class Recorder(TorchFunctionMode):
         return result
 
 
-def record(model: nn.Module, stack: Stack | None) -> tuple[dict[GatedMLP, list[Activations]], Recorder, set[str]]:
+def record(model: nn.Module, mlps: list[GatedMLP]) -> tuple[dict[GatedMLP, list[Activations]], Recorder, set[str]]:
     """What the taps give, what an independent watcher sees, and which modules run, in one pass over two texts."""
     ran: set[str] = set()
     for path, module in model.named_modules():
@@ -69,9 +80,8 @@ def record(model: nn.Module, stack: Stack | None) -> tuple[dict[GatedMLP, list[A
         for mlp, activations in computed:
             found[mlp].append(activations)
 
-    ids = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, 60, (2, TOKENS // 2), generator=torch.Generator().manual_seed(0))
     recorder = Recorder()
-    mlps = find_gated_mlps(model, stack)
 
     def forward() -> None:
         with recorder:
@@ -112,12 +122,11 @@ def sorted_rows(rows: Tensor) -> Tensor:
     return rows[rows[:, 0].argsort()]
 
 
-def check(model_type: str) -> None:
+def check(model_type: str, model: PreTrainedModel) -> None:
     """One gated type: every layer found, post what enters w_out, widths of the config, act = σ(gate), post = act · in."""
-    model = tiny_model(model_type)
     for stack in ("encoder", "decoder") if model.config.is_encoder_decoder else (None,):
-        found, recorder, ran = record(model, stack)
         mlps = find_gated_mlps(model, stack)
+        found, recorder, ran = record(model, mlps)
         assert set(found) <= set(mlps)
         gated = [path for path in gated_modules(model) if path in ran and path.startswith(stack or "")]
         assert {mlp.layer for mlp in mlps} == set(map(layer_of, gated))
@@ -129,6 +138,14 @@ def check(model_type: str) -> None:
             assert fits & set(map(int, config)), f"{mlp.path} has {mlp.width} neurons, which is no width of the config"
             for activations in found[mlp]:
                 assert activations.post.shape[1] == mlp.width
+                if mlp.expert is None:
+                    assert activations.tokens is None
+                    assert len(activations.post) == TOKENS or model_type in OTHER_ROWS
+                else:
+                    assert activations.tokens is not None
+                    assert len(activations.tokens) == len(activations.post)
+                    assert (activations.tokens.diff() > 0).all()
+                    assert len(activations.tokens) == 0 or int(activations.tokens[-1]) < TOKENS
                 assert activations.act is not None
                 torch.testing.assert_close(activations.act * activations.in_, activations.post)
                 if mlp.activation != "unnamed":
@@ -148,8 +165,9 @@ def check(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", NAMED)
 def test_the_models_of_today(model_type: str) -> None:
-    assert is_gated_by_source(model_type)
-    check(model_type)
+    model = tiny_model(model_type)
+    assert gated_modules(model)
+    check(model_type, model)
 
 
 def test_every_gated_type_of_transformers_is_found_and_tapped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,14 +175,14 @@ def test_every_gated_type_of_transformers_is_found_and_tapped(capsys: pytest.Cap
     for model_type in MODEL_TYPES:
         if model_type in NOT_BUILT:
             continue
-        if not is_gated_by_source(model_type):
-            model = tiny_model(model_type)
+        model = tiny_model(model_type)
+        if not gated_modules(model):
             with pytest.raises(InputError, match="has no gated MLP"):
                 look_through(model, "decoder" if model.config.is_encoder_decoder else None)
             plain.append(model_type)
             continue
         try:
-            check(model_type)
+            check(model_type, model)
             passed.append(model_type)
         except (AssertionError, InputError, RuntimeError) as error:
             failed[model_type] = str(error)
@@ -231,7 +249,7 @@ def test_a_fused_projection_is_read_in_the_models_own_order() -> None:
     """gpt-oss interleaves gate and in; Phi-3 puts gate first; each neuron's vectors give its gate and in."""
     for model_type in ("gpt_oss", "phi3", "qwen3_moe", "llama4_text", "dbrx", "jetmoe", "modernbert"):
         model = tiny_model(model_type)
-        found, recorder, _ = record(model, None)
+        found, recorder, _ = record(model, find_gated_mlps(model))
         checked = 0
         for mlp, runs in found.items():
             for activations in runs:
@@ -250,3 +268,14 @@ def test_a_fused_projection_is_read_in_the_models_own_order() -> None:
                         torch.testing.assert_close(shifted[inside], second[inside], atol=1e-4, rtol=1e-4)
                         checked += 1
         assert checked or model_type == "llama4_text"
+
+
+def test_a_model_with_other_rows_than_tokens_is_refused() -> None:
+    model = tiny_model("blt")
+    with (
+        pytest.raises(
+            InputError, match=r"computes \d+ rows for 5 tokens; choose layers or a model with one"
+        ),
+        Forward(model, find_gated_mlps(model)) as forward,
+    ):
+        forward.run(Batch.whole(np.arange(1), np.array([5]), np.arange(5), np.ones(5, bool)), lambda block, found: None)

@@ -30,7 +30,8 @@ def test_every_selected_neuron_has_a_page_and_every_link_resolves(site: Path) ->
     assert len(names) == 2 * 6 + 2 * 3
     assert broken_links(site) == []
     assert oversized_pages(site) == []
-    assert [entry["neurons"] for entry in read_manifest(site)["checkpoints"]] == [[[0, 3]], [[0, 6]]]
+    pages = [[(layer["layer"], layer["neurons"]) for layer in entry["layers"]] for entry in read_manifest(site)["checkpoints"]]
+    assert pages == [[(0, 3), (1, 3)], [(0, 6), (1, 6)]]
 
 
 def test_rendering_again_gives_the_same_bytes(study: Study, site: Path, tmp_path: Path) -> None:

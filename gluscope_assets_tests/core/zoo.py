@@ -376,11 +376,6 @@ def gated_modules(model: nn.Module) -> list[str]:
     ]
 
 
-def is_gated_by_source(model_type: str) -> bool:
-    """Whether any feed-forward module of the type is gated."""
-    return bool(gated_modules(tiny_model(model_type)))
-
-
 def main() -> None:
     """Print a line for each type: its name, parameters, seconds to build and run, and whether its MLPs are gated."""
     ids = torch.arange(3, 17).reshape(2, 7)
@@ -396,7 +391,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         if not output.isfinite().all():
             raise ArithmeticError(f"{model_type} gives values that are not finite.")
-        verdict = "gated" if is_gated_by_source(model_type) else "not gated"
+        verdict = "gated" if gated_modules(model) else "not gated"
         counts[verdict] += 1
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{model_type:26} {parameters:9,} parameters {seconds:6.2f} s  {verdict}", flush=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gluscope_assets.core.files import write_parquet
+from gluscope_assets.core.findings import gate_frequency_finding
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.render import RenderReport, SiteMap, render_neuron_pages, render_site
@@ -107,6 +108,8 @@ class Study:
             if self.width > 2:
                 gate[2] = np.abs(gate[2])
                 gate[2, len(text) // 2] = 0
+            if self.width > 3:
+                in_[3] = np.abs(in_[3])
             if self.wide:
                 gate[0, -1], in_[0, -1] = 1e5, 1e-9
             self.gate.append(gate)
@@ -133,7 +136,8 @@ class Study:
     def _write(self) -> None:
         statistics, examples, weights = [], [], []
         for neuron in range(self.width):
-            row: dict[str, Any] = {"layer": 0, "neuron": neuron, "positions": self.positions}
+            place = {"mlp": "mlp", "expert": None, "index": neuron}
+            row: dict[str, Any] = {"layer": 0, "neuron": neuron, **place, "positions": self.positions, "routed": self.positions}
             count = 0
             lists: dict[str, Any] = {"layer": 0, "neuron": neuron}
             for quadrant in QUADRANTS:
@@ -212,7 +216,7 @@ class Study:
             "orientation": self.orientation[neuron],
             "cos_gate_in": 0.25 * self.orientation[neuron],
             "cos_gate_out": -0.125,
-            "cos_in_out": 0.625,
+            "cos_in_out": 0.625 - neuron / 8,
             "norm_gate": 1.0,
             "norm_in": 1.0,
             "norm_out": 1.0,
@@ -233,8 +237,7 @@ class Study:
             model="made-up",
             corpus="made-up texts",
             checkpoints=(("early-0000000", "early"), ("late-1111111", "late")),
-            layers=2,
-            width=self.width,
+            layers=((0, self.width), (1, self.width)),
             pages=(PageSelection(checkpoints="last", neurons="all"), PageSelection(checkpoints="all", neurons=3)),
         )
 
@@ -258,5 +261,7 @@ class Study:
         for key, _ in self.site_map().checkpoints:
             for layer in range(2):
                 self.render(site, key, layer)
-        render_site(site, self.site_map(), {"texts": str(len(self.corpus.texts))})
+        tables = [(layer, self.folder / "aggregate", self.folder / "layer-00.parquet") for layer in range(2)]
+        finding = gate_frequency_finding("late-1111111", tables)
+        render_site(site, self.site_map(), {"texts": str(len(self.corpus.texts))}, finding)
         return site

@@ -226,10 +226,138 @@ def test_the_index_leads_to_a_neuron(page: Page, address: str) -> None:
     assert "Neuron 4 has no page at early" in page.locator("#pick-note").inner_text()
 
 
+def test_the_figure_of_the_index_has_its_marks_inside_its_axes_and_leads_to_its_layers(page: Page, address: str) -> None:
+    page.goto(f"{address}index.html")
+    assert page.locator(".scatter").count() == 2
+    for plot in page.locator(".scatter").all():
+        frame = plot.bounding_box()
+        assert frame is not None
+        for mark in plot.locator(".marks").all():
+            box = mark.bounding_box()
+            assert box is not None
+            assert frame["x"] < box["x"] <= box["x"] + box["width"] < frame["x"] + frame["width"]
+            assert frame["y"] < box["y"] <= box["y"] + box["height"] < frame["y"] + frame["height"]
+    assert page.locator(".numbers").is_hidden()
+    page.click(".finding summary")
+    assert page.locator(".numbers tbody tr").count() == 2
+    page.click(".panel a >> nth=1")
+    page.wait_for_url(f"**/{LATE}/01/index.html")
+
+
 def test_the_same_neuron_at_other_checkpoints_is_linked(page: Page, address: str) -> None:
     open_neuron(page, address, 2)
     page.click("#checkpoints a")
     page.wait_for_url("**/early-0000000/00/2.html")
+
+
+def shown(page: Page) -> str:
+    """All that a neuron page shows below its heading line and its last tooltip, without the data and the study's view."""
+    html = page.evaluate("""() => {
+        const main = document.querySelector("main").cloneNode(true);
+        for (const part of main.querySelectorAll("#data, #tip")) part.remove();
+        main.querySelector("#view")?.removeAttribute("data-own");
+        return main.innerHTML;
+    }""")
+    return str(html)
+
+
+def choose_view(page: Page, view: str) -> None:
+    page.locator(f'#view input[value="{view}"]').check(force=True)
+
+
+@pytest.mark.parametrize("neuron", [1, 3])
+@pytest.mark.parametrize(("own", "other"), [("oriented", "raw"), ("raw", "oriented")])
+def test_the_switched_page_is_the_page_rendered_in_the_other_view(
+    page: Page, study: Study, tmp_path: Path, neuron: int, own: str, other: str
+) -> None:
+    for view in (own, other):
+        study.render(tmp_path / view, view=view)
+        render_site(tmp_path / view, study.site_map())
+    rendered: dict[tuple[str, str], str] = {}
+    tips: dict[str, list[str]] = {}
+
+    def tell() -> list[str]:
+        page.mouse.move(0, 0)  # where no token is
+        tokens = page.locator(
+            'section[data-quadrant="gate+_in-"] .example, section[data-quadrant="gate-_in+"] .example'
+        ).locator(".t")
+        found = []
+        for place in range(0, tokens.count(), tokens.count() // 5):
+            tokens.nth(place).evaluate("element => element.focus({ preventScroll: true })")
+            found.append(page.locator("#tip").inner_text())
+        page.keyboard.press("Escape")
+        return found
+
+    def look(view: str) -> None:
+        for rank in ("gate", "in", "act", "post"):
+            page.locator(f'input[name="rank"][value="{rank}"]').check(force=True)
+            if rank == "in":
+                tips[view] = tell()
+            page.evaluate("document.activeElement.blur()")
+            rendered[view, rank] = shown(page)
+
+    for view in (other, own):
+        page.goto((tmp_path / view / LATE / "00" / f"{neuron}.html").as_uri() + f"?view={view}")
+        page.wait_for_selector(".t.peak")
+        look(view)
+    before, before_tips = dict(rendered), dict(tips)
+    assert before[own, "post"] != before[other, "post"]
+    assert "NaN" not in "".join(before.values())
+    choose_view(page, other)
+    look(other)
+    choose_view(page, own)
+    look(own)
+    assert rendered == before
+    assert tips == before_tips
+
+
+def test_switching_twice_gives_back_the_page_and_asks_for_nothing(page: Page, address: str) -> None:
+    open_neuron(page, address, 1)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    before, text = shown(page), page.locator("body").inner_text()
+    counts = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
+    choose_view(page, "raw")
+    raw = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
+    assert raw == [counts[1], counts[0], counts[3], counts[2]]
+    assert "Raw view" in page.locator("#view").inner_text()
+    assert "Oriented" not in page.locator("#view").inner_text()
+    assert shown(page) != before
+    choose_view(page, "oriented")
+    assert shown(page) == before
+    assert page.locator("body").inner_text() == text
+    page.locator(".t.peak").first.focus()
+    page.keyboard.press("v")
+    assert page.locator("#tip").is_hidden()
+    page.keyboard.press("v")
+    assert shown(page) == before
+    # Chromium looks at the icon again whenever the address changes.
+    assert [request for request in requests if not request.endswith("icon.svg")] == []
+
+
+def test_a_link_shows_the_view_and_the_view_stays_from_neuron_to_neuron(browser: Browser, page: Page, address: str) -> None:
+    open_neuron(page, address, 1)
+    assert page.url.endswith("/1.html")
+    choose_view(page, "raw")
+    assert page.url.endswith("/1.html?view=raw")
+    link = page.url + "#q0-post-2"
+    page.locator("#next").click()
+    page.wait_for_url("**/00/2.html")
+    page.wait_for_selector(".t.peak")
+    assert page.locator("#view").count() == 0
+    assert "the raw view is the same" in page.locator(".view").inner_text()
+    page.locator("#next").click()
+    page.wait_for_url("**/00/3.html?view=raw")
+    assert page.locator('#view [data-view="raw"]').is_visible()
+    choose_view(page, "oriented")
+    assert page.url.endswith("/3.html")
+    other = browser.new_context().new_page()
+    other.goto(link)
+    other.wait_for_selector(".t.peak")
+    assert other.url == link
+    assert other.locator('#view [data-view="raw"]').is_visible()
+    assert other.locator('#view input[value="raw"]').is_checked()
+    other.context.close()
 
 
 def test_pages_work_from_disk(page: Page, site: Path) -> None:
@@ -250,6 +378,9 @@ def test_statistics_and_first_examples_need_no_scripts(browser: Browser, address
         assert page.locator(f'section[data-quadrant="{quadrant}"] .example').count() == 3
     assert page.locator(".nojs").is_visible()
     assert page.locator("#next").get_attribute("href") == "1.html"
+    page.goto(f"{address}{LATE}/00/1.html?view=raw")
+    assert page.locator("#view").inner_text().startswith("Oriented by s = −1")
+    assert page.locator("#view .switch").is_hidden()
     page.goto(f"{address}index.html")
     assert page.locator(f'a[href="{LATE}/00/0.html"]').is_visible()
     context.close()
@@ -281,8 +412,11 @@ def test_values_beyond_sixteen_bits_are_exact(page: Page, tmp_path: Path) -> Non
     ("activation", "label", "formula"),
     [
         ("gelu", "GELU", lambda x: x / 2 * (1 + math.erf(x / math.sqrt(2)))),
-        ("gelu_pytorch_tanh", "GELU (tanh)", lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+        ("gelu_tanh", "GELU (tanh)", lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
         ("relu", "ReLU", lambda x: max(x, 0.0)),
+        ("relu_squared", "ReLU²", lambda x: max(x, 0.0) ** 2),
+        ("quick_gelu", "Swish with β = 1.702", lambda x: x / (1 + math.exp(-1.702 * x))),
+        ("sigmoid", "sigmoid", lambda x: 1 / (1 + math.exp(-x))),
     ],
 )
 def test_act_follows_from_gate_by_the_models_own_activation(

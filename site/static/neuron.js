@@ -1,5 +1,6 @@
 /**
- * The examples of one neuron: unpacks the page's data, builds the lines, colours tokens, shows their values.
+ * One neuron: turns its page between the oriented and the raw view; unpacks the examples, builds their lines, colours
+ * tokens, shows their values.
  *
  * Packed data, deflated, numbers little-endian with all first bytes of an array before all second bytes, in this order:
  * pieces and document names (UTF-8, separated by NUL); token id of each piece; segments: text, the text's place in its
@@ -15,6 +16,88 @@
   const QUADRANTS = ["gate+_in+", "gate+_in-", "gate-_in+", "gate-_in-"];
   const LISTS = QUADRANTS.flatMap((quadrant) =>
     ACTIVATIONS.filter((activation) => activation !== "act" || quadrant.startsWith("gate-")).map((activation) => [quadrant, activation]));
+
+  const KEPT = "gluscope";
+  /** Ranking, layout and view stay from neuron to neuron. Storage may be closed to pages from disk. */
+  const kept = {};
+  try { Object.assign(kept, JSON.parse(sessionStorage.getItem(KEPT) || "{}")); } catch { /* nothing kept */ }
+  function remember(change) {
+    Object.assign(kept, change);
+    try { sessionStorage.setItem(KEPT, JSON.stringify(kept)); } catch { /* not kept */ }
+  }
+
+  /** The two views of a neuron with s = −1; a page without this element has one. */
+  const view = document.getElementById("view");
+  const VIEWS = ["oriented", "raw"], own = view ? view.dataset.own : "";
+  /** Whether the page shows the view that it was not rendered in. */
+  let turned = false;
+  /** What else to do at each turn, once the examples are there. */
+  let turnExamples = () => {};
+  const otherQuadrant = (quadrant) => quadrant.slice(0, -1) + (quadrant.endsWith("+") ? "-" : "+");
+  /** A number as the page writes it, with the other sign; `plus` is what stands before a positive one. */
+  const negated = (text, plus) => (text === "0" || text === "–" ? text : text.startsWith("−") ? plus + text.slice(1) : `−${text.replace("+", "")}`);
+
+  /** Let two nodes take each other's place. */
+  function exchange(one, other) {
+    const place = document.createComment("");
+    one.replaceWith(place);
+    other.replaceWith(one);
+    place.replaceWith(other);
+  }
+  /** Relabel what the page holds without the examples' data: in+ and in− change places, in, post and w_out their sign. */
+  function turnPage() {
+    for (const quadrant of QUADRANTS.filter((name) => name.endsWith("+"))) {
+      for (const [place, parts] of [
+        [".tile", ["strong", ".n", ".bar", "caption span", "tbody", ".snippet"]],
+        [".list", [".share", ".said", ".examples, .list > .empty"]],
+      ]) {
+        const [plus, minus] = [quadrant, otherQuadrant(quadrant)].map((name) => document.querySelector(`${place}[data-quadrant="${name}"]`));
+        for (const part of parts) exchange(plus.querySelector(part), minus.querySelector(part));
+      }
+    }
+    for (const [one, other] of [["promoted", "suppressed"], ["in_positive", "in_negative"]]) {
+      const lists = [one, other].map((name) => document.querySelector(`[data-tokens="${name}"] ul`));
+      exchange(...lists);
+      for (const chip of lists.flatMap((list) => [...list.querySelectorAll("[title]")])) chip.title = chip.title.replace(/\S+$/, (score) => negated(score, "+"));
+    }
+    // Mean and largest value; the standard deviation between them has no sign.
+    for (const cell of document.querySelectorAll(".tile [data-odd] td:not(:nth-child(3))")) cell.textContent = negated(cell.textContent, "");
+    for (const row of document.querySelectorAll(".cosines [data-odd]")) {
+      const cell = row.lastElementChild, bar = row.querySelector("rect"), plus = bar.classList.contains("plus");
+      cell.textContent = negated(cell.textContent, "+");
+      bar.setAttribute("class", plus ? "minus" : "plus");
+      bar.setAttribute("x", plus ? `-${bar.getAttribute("width")}` : "0");
+    }
+    for (const snippet of document.querySelectorAll(".tile .snippet[title]")) snippet.title = snippet.title.replace(/\S+$/, (post) => negated(post, "+"));
+    // The three examples that need no script; those that the script builds it builds again.
+    for (const value of document.querySelectorAll(".example .value")) value.textContent = negated(value.textContent, "+");
+    for (const sentence of view.querySelectorAll("[data-view]")) sentence.hidden = !sentence.hidden;
+  }
+  /** @param {string} chosen one of `VIEWS` */
+  function setView(chosen) {
+    if (turned !== (chosen !== own)) {
+      turned = !turned;
+      turnPage();
+      turnExamples();
+    }
+    for (const input of view.querySelectorAll("input")) input.checked = input.value === chosen;
+    const address = new URL(location.href);
+    if (turned) address.searchParams.set("view", chosen);
+    else address.searchParams.delete("view");
+    // So that the address leads to what is shown; a browser may refuse this for pages from disk.
+    try { history.replaceState(history.state, "", address); } catch { /* the address stays */ }
+  }
+  function choose(chosen) {
+    remember({ view: chosen });
+    setView(chosen);
+  }
+  const asked = new URLSearchParams(location.search).get("view");
+  if (VIEWS.includes(asked)) remember({ view: asked });
+  if (view) {
+    view.querySelector(".switch").hidden = false;
+    view.addEventListener("change", (event) => choose(event.target.value));
+    setView(VIEWS.includes(kept.view) ? kept.view : own);
+  }
 
   const node = document.getElementById("data");
   if (!node || typeof DecompressionStream === "undefined") return;
@@ -33,7 +116,11 @@
     silu: (x) => x / (1 + Math.exp(-x)),
     gelu: (x) => (x / 2) * erfc(-x * Math.SQRT1_2),
     gelu_tanh: (x) => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x))),
+    quick_gelu: (x) => x / (1 + Math.exp(-1.702 * x)),
     relu: (x) => Math.max(x, 0),
+    relu_squared: (x) => Math.max(x, 0) ** 2,
+    relu_gelu_tanh: (x) => FUNCTIONS.gelu_tanh(Math.max(x, 0)),
+    sigmoid: (x) => 1 / (1 + Math.exp(-x)),
   };
   const activate = FUNCTIONS[data.function];
 
@@ -52,6 +139,11 @@
     const out = new Float32Array(bits.length);
     for (let i = 0; i < bits.length; i++) {
       const exponent = (bits[i] >> 10) & 31, fraction = bits[i] & 1023;
+      if (exponent === 31) {
+        // The position was not routed to this neuron's expert.
+        out[i] = NaN;
+        continue;
+      }
       const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
       out[i] = bits[i] & 0x8000 ? -size : size;
     }
@@ -108,9 +200,9 @@
     const settings = { rank: "post", colour: "own", layout: "lines" };
     const sections = [...document.querySelectorAll("section.list")];
 
-    /** The list behind a ranking: under gate+ act orders as gate does. */
+    /** The list behind a ranking: under gate+ act orders as gate does. Lists lie in the order of the view rendered. */
     const listOf = (quadrant, rank) => LISTS.findIndex(([name, activation]) =>
-      name === quadrant && activation === (rank === "act" && quadrant.startsWith("gate+") ? "gate" : rank));
+      name === (turned ? otherQuadrant(quadrant) : quadrant) && activation === (rank === "act" && quadrant.startsWith("gate+") ? "gate" : rank));
     const quadrantOf = (gate, linear) => (gate && linear ? `gate${gate > 0 ? "+" : "-"}_in${linear > 0 ? "+" : "-"}` : "");
 
     function valuesOf(flat) {
@@ -216,7 +308,7 @@
     }
 
     function paint(element, value, most) {
-      const depth = most > 0 ? Math.sqrt(Math.min(Math.abs(value) / most, 1)) : 0;
+      const depth = most > 0 && !Number.isNaN(value) ? Math.sqrt(Math.min(Math.abs(value) / most, 1)) : 0;
       element.classList.toggle("positive", value > 0);
       element.classList.toggle("negative", value < 0);
       element.style.setProperty("--depth", depth.toFixed(3));
@@ -268,13 +360,14 @@
       tip.replaceChildren();
       add("div", "token", piece ? `“${piece.replace(/\n/g, "")}”` : "rest of the character before");
       add("div", "where", `token ${all.token[all.piece[flat]]}, text ${all.segmentText[segment]}, position ${position}${peak ? ", peak" : ""}`);
-      add("div", "where", `${quadrant ? label(quadrant) : "no quadrant: a value is 0"}${counted ? "" : ", special token, not counted"}`);
+      const routed = !Number.isNaN(values.gate);
+      add("div", "where", `${quadrant ? label(quadrant) : routed ? "no quadrant: a value is 0" : "not routed to this expert"}${counted ? "" : ", special token, not counted"}`);
       const table = add("table", "", "");
       for (const activation of ACTIVATIONS) {
         const row = add("tr", "", "", table), stored = peak && (activation === "post" || activation === known.ranked);
         add("th", "", activation, row).scope = "row";
         const bar = add("i", "", "", add("td", "sizes", "", row));
-        const cell = add("td", "", signed(values[activation], stored ? 7 : 5), row);
+        const cell = add("td", "", routed ? signed(values[activation], stored ? 7 : 5) : "–", row);
         cell.dataset.activation = activation;
         paint(bar, values[activation], data.scale[activation]);
       }
@@ -328,6 +421,8 @@
         event.preventDefault();
         if (event.key === "ArrowLeft" || event.key === "ArrowRight") go(tokens[tokens.indexOf(element) + step]);
         else go(peaks[peaks.indexOf(row.querySelector(".t.peak")) + step]);
+      } else if (event.key === "v" && view) {
+        choose(VIEWS.find((name) => (name === own) === turned));
       } else if (event.key === "c" || event.key === "w") {
         const inputs = [...controls.elements[event.key === "c" ? "colour" : "layout"]];
         const next = inputs[(inputs.findIndex((input) => input.checked) + 1) % inputs.length];
@@ -338,15 +433,11 @@
     }, true);
 
     const controls = /** @type {HTMLFormElement} */ (document.getElementById("controls"));
-    const KEPT = "gluscope";
-    /** Ranking and layout stay from neuron to neuron; colouring starts anew. Storage may be closed to pages from disk. */
-    function remember() {
-      try { sessionStorage.setItem(KEPT, JSON.stringify({ rank: settings.rank, layout: settings.layout })); } catch { /* not kept */ }
-    }
-    try { Object.assign(settings, JSON.parse(sessionStorage.getItem(KEPT) || "{}")); } catch { /* nothing kept */ }
     for (const name of Object.keys(settings)) {
+      const known = [...controls.elements[name]].some((input) => input.value === kept[name]);
+      // Colouring starts anew with each neuron.
+      if (known && name !== "colour") settings[name] = kept[name];
       controls.elements[name].value = settings[name];
-      if (!controls.elements[name].value) controls.elements[name].value = settings[name] = { rank: "post", colour: "own", layout: "lines" }[name];
     }
     controls.addEventListener("change", (event) => {
       settings[event.target.name] = event.target.value;
@@ -354,10 +445,25 @@
       if (event.target.name === "rank") build();
       else if (event.target.name === "colour") colour();
       else layOut();
-      remember();
+      remember({ rank: settings.rank, layout: settings.layout });
     });
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.hidden = false;
+    function turnData() {
+      const negate = (values, first, end) => { for (let i = first; i < end; i++) values[i] = -values[i]; };
+      negate(all.in, 0, all.in.length);
+      negate(all.post, 0, all.post.length);
+      LISTS.forEach(([, activation], list) => {
+        if (activation === "in" || activation === "post") negate(all.value, firstOf[list], firstOf[list] + data.lists[list]);
+      });
+    }
+    // The view may have been chosen before the data were there.
+    if (turned) turnData();
+    turnExamples = () => {
+      hide();
+      turnData();
+      build();
+    };
     build();
     const target = location.hash && document.getElementById(location.hash.slice(1));
     if (target) target.scrollIntoView();

@@ -2,8 +2,8 @@
  * What every page does with the manifest, neurons.js: links that lead beyond this page's own layer, the pickers of the
  * index, and the keys. The examples of a neuron belong to neuron.js.
  *
- * @typedef {{key: string, name: string, layers: number[], neurons: [number, number][]}} CheckpointPages
- *   neurons are [first, end) spans, the same in every layer.
+ * @typedef {{key: string, name: string, layers: {layer: number, neurons: number}[]}} CheckpointPages
+ *   A layer has pages for its first so many neurons.
  */
 "use strict";
 (() => {
@@ -16,20 +16,18 @@
 
   /** @param {string} key @param {number} layer @param {number|string} neuron */
   const pageOf = (key, layer, neuron) => `${root}${key}/${String(layer).padStart(2, "0")}/${neuron}.html`;
-  /** @param {CheckpointPages} entry @param {number} neuron */
-  const has = (entry, neuron) => entry.neurons.some(([first, end]) => first <= neuron && neuron < end);
-  /** @param {CheckpointPages} entry */
-  const countOf = (entry) => entry.neurons.reduce((sum, [first, end]) => sum + end - first, 0);
+  /** @param {CheckpointPages} entry @param {number} layer */
+  const neuronsOf = (entry, layer) => (entry.layers.find((pages) => pages.layer === layer) || { neurons: 0 }).neurons;
 
   /** Another page of this page's checkpoint, or any of the last one. */
   function randomPage() {
-    const entry = current || checkpoints[checkpoints.length - 1], count = countOf(entry);
-    const pages = count * entry.layers.length;
+    const entry = current || checkpoints[checkpoints.length - 1];
+    const pages = entry.layers.reduce((sum, { neurons }) => sum + neurons, 0);
     let chosen = Math.floor(Math.random() * pages);
     const at = (place) => {
-      let rest = place % count;
-      const span = entry.neurons.find(([first, end]) => (rest < end - first ? true : ((rest -= end - first), false)));
-      return { layer: entry.layers[Math.floor(place / count)], neuron: span[0] + rest };
+      let rest = place;
+      const { layer } = entry.layers.find(({ neurons }) => rest < neurons || ((rest -= neurons), false));
+      return { layer, neuron: rest };
     };
     if (at(chosen).layer === Number(here.layer) && at(chosen).neuron === Number(here.neuron)) chosen = (chosen + 1) % pages;
     return pageOf(entry.key, at(chosen).layer, at(chosen).neuron);
@@ -53,10 +51,10 @@
 
   if (current && here.neuron !== undefined) {
     const layer = Number(here.layer), neuron = Number(here.neuron);
-    const place = current.layers.indexOf(layer);
-    if (place > 0) connect("previous", current.layers[place - 1], current.neurons[current.neurons.length - 1][1] - 1);
-    if (place >= 0 && place + 1 < current.layers.length) connect("next", current.layers[place + 1], current.neurons[0][0]);
-    const others = checkpoints.filter((entry) => entry.layers.includes(layer) && has(entry, neuron));
+    const place = current.layers.findIndex((pages) => pages.layer === layer);
+    if (place > 0) connect("previous", current.layers[place - 1].layer, current.layers[place - 1].neurons - 1);
+    if (place >= 0 && place + 1 < current.layers.length) connect("next", current.layers[place + 1].layer, 0);
+    const others = checkpoints.filter((entry) => neuron < neuronsOf(entry, layer));
     const elsewhere = document.getElementById("checkpoints");
     if (elsewhere && others.length > 1) {
       elsewhere.append("The same neuron at ");
@@ -91,15 +89,19 @@
     const chosen = () => checkpoints.find((entry) => entry.key === checkpoint.value);
     const fill = () => {
       const before = layer.value;
-      layer.replaceChildren(...chosen().layers.map((number) => new Option(String(number), String(number))));
+      layer.replaceChildren(...chosen().layers.map((pages) => new Option(String(pages.layer), String(pages.layer))));
       if ([...layer.options].some((option) => option.value === before)) layer.value = before;
-      const spans = chosen().neurons.map(([first, end]) => (end - first > 1 ? `${first} to ${end - 1}` : String(first)));
-      note.textContent = `${chosen().name} has pages for neurons ${spans.join(", ")} of each layer.`;
+      say();
+    };
+    const say = () => {
+      const count = neuronsOf(chosen(), Number(layer.value));
+      note.textContent = `${chosen().name} has pages for the neurons 0 to ${count - 1} of layer ${layer.value}.`;
     };
     checkpoint.addEventListener("change", fill);
+    layer.addEventListener("change", say);
     picker.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (has(chosen(), Number(neuron.value))) location.href = pageOf(checkpoint.value, Number(layer.value), Number(neuron.value));
+      if (Number(neuron.value) < neuronsOf(chosen(), Number(layer.value))) location.href = pageOf(checkpoint.value, Number(layer.value), Number(neuron.value));
       else note.textContent = `Neuron ${neuron.value} has no page at ${chosen().name}.`;
     });
     fill();

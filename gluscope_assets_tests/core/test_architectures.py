@@ -1,0 +1,104 @@
+"""End to end on tiny instances of each kind of architecture: collect, merge, verify, weights, pages, against brute force."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from gluscope_assets.core.aggregate import NO_EXPERT
+from gluscope_assets.core.checkpoint import resolve_checkpoint
+from gluscope_assets.core.collect import Collection, collect
+from gluscope_assets.core.corpus import tokenize_corpus
+from gluscope_assets.core.gated_mlp import Stack
+from gluscope_assets.core.inspection import inspect_checkpoint
+from gluscope_assets.core.links import broken_links
+from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
+from gluscope_assets.core.render import SiteMap, render_neuron_pages, render_site
+from gluscope_assets.core.shards import merge_shards
+from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.core.verify import verify_aggregate
+from gluscope_assets.core.weights import write_neuron_weights
+from gluscope_assets_tests.core.reference import assert_agrees, brute_force, recording
+from gluscope_assets_tests.core.zoo import tiny_config
+from gluscope_assets_tests.tiny import TEXTS, VOCABULARY, write_corpus, write_tokenizer
+
+OPTIONS = CollectionOptions(examples=2, window_before=4, window_after=2, sample_positions=40)
+
+ARCHITECTURES: dict[str, tuple[str, Stack | None]] = {
+    "dense, separate projections": ("llama", None),
+    "dense, one fused projection": ("phi3", None),
+    "experts in one parameter": ("mixtral", None),
+    "experts and a shared expert": ("qwen2_moe", None),
+    "experts beside a dense MLP of another width": ("gemma4", None),
+    "encoder only": ("modernbert", None),
+    "encoder of two stacks": ("t5", "encoder"),
+    "decoder of two stacks": ("t5", "decoder"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_from_texts_to_pages(tmp_path: Path, name: str) -> None:
+    model_type, stack = ARCHITECTURES[name]
+    config = tiny_config(model_type)
+    for part in (config, config.get_text_config(decoder=True)):
+        part.vocab_size = part.vocab_size_per_layer_input = VOCABULARY
+    torch.manual_seed(0)
+    heads = {"t5": AutoModelForSeq2SeqLM, "modernbert": AutoModelForMaskedLM}
+    heads.get(model_type, AutoModelForCausalLM).from_config(config).save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    checkpoint = resolve_checkpoint(CheckpointOptions(name="tiny", path=tmp_path / "model"))
+    texts = {file: TEXTS[file][:120] for file in ("two.md", "three.py", "four.txt")}
+    source = CorpusOptions(
+        source="folder", path=write_corpus(tmp_path / "texts", texts), text_tokens=16, pack_tokens=40, shard_packs=2
+    )
+    corpus = tokenize_corpus(source, checkpoint, tmp_path / "texts.parquet", {})
+    found = inspect_checkpoint(checkpoint, stack)
+    layer = found.layers[-1]
+
+    # Activations, each against brute force over what the taps gave.
+    collection = Collection(
+        checkpoint=checkpoint, dtype="float32", corpus=corpus.path, layers=(layer,), model_layers=found.layers, stack=stack,
+        options=OPTIONS, root=tmp_path / "shards", provenance={"fingerprint": "end to end"},
+    )  # fmt: skip
+    with recording(layer, corpus) as recorded:
+        report = collect(collection, ["cpu"])
+    assert report.tokens == corpus.n_tokens
+    merged = merge_shards(tmp_path / "shards", layer, tmp_path / "aggregate", {})
+    assert_agrees(merged, brute_force(corpus, recorded, OPTIONS), recorded, corpus)
+    assert not any(verify_aggregate(tmp_path / "aggregate", corpus, OPTIONS).values())
+    parts = [part for part in found.parts if layer in part.layers]
+    assert merged.neurons == sum(part.width * (part.experts or 1) for part in parts)
+    assert set(merged.mlp) == {part.mlp for part in parts}
+
+    # Weights name the same neurons.
+    rows = write_neuron_weights(checkpoint, [layer], lambda _: tmp_path / "weights.parquet", {}, stack)[layer]
+    assert rows["mlp"].to_pylist() == merged.mlp.tolist()
+    assert rows["expert"].fill_null(NO_EXPERT).to_pylist() == merged.expert.tolist()
+    assert rows["index"].to_pylist() == merged.index.tolist()
+
+    # Pages say which expert, over how many positions, and nothing that is not a number.
+    site_map = SiteMap(
+        study="tiny", title="Tiny", model=model_type, corpus="texts", checkpoints=((checkpoint.key, "tiny"),),
+        layers=((layer, merged.neurons),), pages=(PageSelection(checkpoints="last", neurons="all"),),
+    )  # fmt: skip
+    site = tmp_path / "site"
+    decoder = TokenDecoder.from_folder(checkpoint.folder)
+    pages = render_neuron_pages(
+        site, site_map, checkpoint.key, layer, tmp_path / "aggregate", tmp_path / "weights.parquet", corpus, decoder,
+        parts[0].activation,
+    )  # fmt: skip
+    render_site(site, site_map)
+    assert pages.pages == merged.neurons
+    assert broken_links(site) == []
+    for neuron in np.linspace(0, merged.neurons - 1, 7).astype(int):
+        page = (site / checkpoint.key / f"{layer:02d}" / f"{neuron}.html").read_text()
+        shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+        assert not re.search(r"\bnan\b", shown, re.IGNORECASE)
+        if merged.expert[neuron] != NO_EXPERT:
+            assert f"expert {merged.expert[neuron]}, {merged.index[neuron]}" in shown
+            assert f"{merged.routed[neuron]} positions of texts that are routed to its expert" in shown
+        else:
+            assert "routed" not in shown
