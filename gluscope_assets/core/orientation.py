@@ -4,9 +4,15 @@ With s = sign(w_gate · w_in), in and w_out multiplied by s, the model computes 
 `weights`, how pages show the view to `render`; tables are stored as the model computes them and are never written here.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
 import polars as pl
 
+from gluscope_assets.core.aggregate import scan_statistics
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import require_file
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, column, oriented_quadrant
 
 ODD = {
@@ -21,6 +27,18 @@ ODD_COSINES = ("cos_gate_in", "cos_gate_out")
 
 EXCHANGED = {"promoted": "suppressed", "suppressed": "promoted", "in_positive": "in_negative", "in_negative": "in_positive"}
 """Token lists of the weights tables that change places, their scores negated."""
+
+
+def scan_neurons(
+    aggregates: Sequence[Path], weights: Sequence[Path], view: Literal["oriented", "raw"] = "oriented"
+) -> pl.LazyFrame:
+    """Described statistics and weights of some layers of one checkpoint, one row a neuron, in the view asked for.
+
+    `aggregates` are the layers' folders, `weights` their files of weights.
+    """
+    read = pl.scan_parquet([require_file(file) for file in weights]).drop("mlp", "expert", "index")
+    joined = scan_statistics(aggregates).join(read, on=["layer", "neuron"], how="left", maintain_order="left")
+    return orient(joined) if view == "oriented" else joined.with_columns(oriented=pl.lit(False))
 
 
 def orient(frame: pl.LazyFrame) -> pl.LazyFrame:

@@ -1,19 +1,27 @@
 """The oriented view of tables: its own inverse, and what pages and lists of names say it is."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from transformers import LlamaConfig, LlamaModel
 
-from gluscope_assets.core.aggregate import describe
+from gluscope_assets.core.aggregate import describe, scan_statistics, write_aggregate
+from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.orientation import orient
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
+from gluscope_assets.core.orientation import orient, scan_neurons
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.weights import write_neuron_weights
+from gluscope_assets_tests.conftest import Workplace
+from gluscope_assets_tests.core.reference import collect_merged, corpus_of
 
 TOKENS = pl.List(pl.Struct({"token": pl.Int32, "score": pl.Float32}))
 SCORES = st.floats(-10, 10, width=32)
@@ -130,3 +138,59 @@ def test_types_order_and_other_columns_stay() -> None:
 def test_a_table_that_cannot_be_oriented_says_why(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("+", r"\+")):
         orient(pl.LazyFrame(columns))
+
+
+def test_the_oriented_aggregate_is_that_of_the_oriented_model(tmp_path: Path) -> None:
+    """In and out weights multiplied by s give the same model, whose aggregate, as stored, is the oriented view."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    LlamaModel(config).save_pretrained(tmp_path / "model")
+    checkpoint = resolve_checkpoint(CheckpointOptions(name="model", path=tmp_path / "model"))
+    weights = write_neuron_weights(checkpoint, [0, 1], lambda layer: tmp_path / f"weights-{layer}.parquet", {})
+    corpus = corpus_of([[1 + (7 * text + 3 * place) % 39 for place in range(9 + text)] for text in range(8)])
+    options = CollectionOptions(examples=3, window_before=3, window_after=2, sample_positions=20)
+    raw = LlamaModel.from_pretrained(tmp_path / "model").eval()
+    turned = LlamaModel.from_pretrained(tmp_path / "model").eval()
+    for layer, table in weights.items():
+        sign = torch.tensor(table["orientation"].to_pylist(), dtype=torch.float32)
+        assert 0 < (sign < 0).sum() < len(sign)
+        with torch.no_grad():
+            turned.layers[layer].mlp.up_proj.weight *= sign[:, None]
+            turned.layers[layer].mlp.down_proj.weight *= sign
+    for layer, table in weights.items():
+        merged = {}
+        for name, model in (("raw", raw), ("turned", turned)):
+            merged[name] = collect_merged(model, corpus, options, tmp_path / f"{name}-{layer}", layer)
+            write_aggregate(merged[name], tmp_path / f"{name}-aggregate", {})
+        view = scan_neurons([tmp_path / "raw-aggregate"], [tmp_path / f"weights-{layer}.parquet"]).collect()
+        expected = scan_statistics([tmp_path / "turned-aggregate"]).collect()
+        assert_frame_equal(view.select(expected.columns), expected, check_exact=True)
+        sign = np.array(table["orientation"].to_pylist())
+        for number, (quadrant, activation) in enumerate(LISTS):
+            for neuron, s in enumerate(sign):
+                source = LISTS.index((oriented_quadrant(quadrant, int(s)), activation))
+                odd = int(s) if activation in ("in", "post") else 1
+                first, second = merged["raw"], merged["turned"]
+                for name, factor in (
+                    ("text", 1),
+                    ("position", 1),
+                    ("window_gate", 1),
+                    ("window_in", s),
+                    ("value", odd),
+                    ("post", s),
+                ):
+                    assert np.array_equal(getattr(first, name)[source, neuron] * factor, getattr(second, name)[number, neuron])
+
+
+def test_readers_get_the_oriented_view_unless_they_ask_for_the_raw_one(built_tiny: Workplace) -> None:
+    key = next((built_tiny.folder.root / "aggregates").iterdir()).name
+    aggregates = [built_tiny.folder.aggregate(key, layer) for layer in (0, 1)]
+    weights = [built_tiny.folder.weights(key, layer) for layer in (0, 1)]
+    raw, oriented = scan_neurons(aggregates, weights, "raw"), scan_neurons(aggregates, weights)
+    assert_frame_equal(orient(raw), oriented)
+    assert_frame_equal(orient(oriented), raw)
+    assert (oriented.collect()["cos_gate_in"] >= 0).all()
+    assert raw.collect().height == oriented.collect().height == 24
