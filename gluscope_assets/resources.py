@@ -76,6 +76,10 @@ class Storage(dg.ConfigurableResource["Storage"]):
         return StudyFolder(Path(self.home) / study.name)
 
 
+GPU_POOL = "gpu"
+"""The pool of everything that computes on the device."""
+
+
 class Device(dg.ConfigurableResource["Device"]):
     """What the model runs on: `auto` takes all GPUs, or the CPU if there is none."""
 

@@ -16,11 +16,10 @@ from gluscope_assets.assets.reporting import (
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
-from gluscope_assets.resources import Device, ProgressDisplay, Storage
+from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import provenance, recorded_fingerprint
 
-GPU_POOL = "gpu"
 COUNTS = tuple(f"{quadrant}_count" for quadrant in QUADRANTS)
 
 

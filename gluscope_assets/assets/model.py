@@ -9,7 +9,7 @@ from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.partitions import by_checkpoint, checkpoint_partitions, layer_partitions, partition_key
-from gluscope_assets.resources import Device, ProgressDisplay, Storage
+from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import DATA_VERSION_TAG, provenance
 
@@ -62,6 +62,7 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
         **attributes(study, "neuron_weights", "model", {"pytorch", "parquet"}),
         partitions_def=layer_partitions(study),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=GPU_POOL,
         deps=[[study.name, "model_checkpoint"]],
         automation_condition=WHEN_INPUTS_CHANGE,
         description="One row a neuron: cosines of its weight vectors, orientation, input-output class, tokens it promotes.",

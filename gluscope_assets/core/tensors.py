@@ -47,7 +47,7 @@ class _Recipe:
         if self.converter is None:
             [[tensor]] = parts.values()
             return {self.parameter: tensor}
-        # A converter keeps what it is given.
+        # A converter holds the tensors that it is to convert.
         converter: Any = deepcopy(self.converter)
         for pattern, tensors in parts.items():
             for tensor in tensors:
@@ -142,7 +142,10 @@ class StoredTensors:
         named = getattr(self._model.config, "transformers_weights", None)
         for path in (folder / name for name in ([named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME])):
             if path.is_file() and path.suffix == ".json":
-                return {key: folder / file for key, file in json.loads(path.read_bytes())["weight_map"].items()}
+                try:
+                    return {key: folder / file for key, file in json.loads(path.read_bytes())["weight_map"].items()}
+                except (ValueError, KeyError) as error:
+                    raise self._unreadable(path, error) from error
             if path.is_file():
                 return dict.fromkeys(self._open(path).keys(), path)
         raise InputError(
@@ -163,11 +166,10 @@ class StoredTensors:
         )
 
     def _full_names(self, name: str) -> list[str]:
-        """`name` after each start of the embedding's names, in the model and as stored."""
+        """`name` after each start of the embedding's stored name, the shortest first."""
         embedding = self._recipes.get(self._embedding)
-        stored = next(iter(embedding.sources.values())) if embedding else []
-        paths = [path.split(".") for path in (self._embedding, *stored)]
-        return [name, *(".".join((*path[:depth], name)) for path in paths for depth in range(1, len(path)))]
+        path = next(iter(embedding.sources.values()))[0].split(".") if embedding else []
+        return [".".join((*path[:depth], name)) for depth in range(len(path) or 1)]
 
     # Tensors
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+import transformers
 from torch import Tensor, nn
 
 from gluscope_assets.core.checkpoint import Checkpoint, base_model, read_anatomy
@@ -37,9 +38,6 @@ MISMATCHES = 8
 """How many other neurons each is paired with for the random baseline."""
 
 COSINES = ("cos_gate_in", "cos_gate_out", "cos_in_out")
-
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-"""Names of the unembedding in a checkpoint. A model that stores none unembeds with its embedding."""
 
 
 # Norms
@@ -113,7 +111,27 @@ class Reader:
 
     def head(self) -> Tensor | None:
         """[vocabulary, hidden] as stored, of a head of its own; None if it is tied to the embedding."""
-        return next((tensor for name in HEADS if (tensor := self.stored.find(name)) is not None), None)
+        name = head_name(self.model.config)
+        return None if name is None else self.stored.find(name)
+
+
+def head_name(config: Any) -> str | None:
+    """The name of the unembedding in the model that a checkpoint was saved from; None if that has no head."""
+    saved = [getattr(transformers, name, None) for name in config.architectures or ()]
+    for kind in (*saved, transformers.AutoModelForCausalLM):
+        build = getattr(kind, "from_config", None) or getattr(kind, "_from_config", None)
+        if build is None:
+            continue
+        try:
+            with torch.device("meta"):
+                model = build(config)
+        except ValueError:  # there is no causal language model of this kind
+            continue
+        head = model.get_output_embeddings()
+        names = [name for name, parameter in model.named_parameters() if head is not None and parameter is head.weight]
+        if names:
+            return str(names[0])
+    return None
 
 
 def _with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Any:

@@ -1,5 +1,6 @@
 """Single tensors: each is to the byte what transformers loads, and no more is read than it is made of."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.core_model_loading import ConversionOps, Interleave, WeightConverter, WeightRenaming, WeightTransform
 
 from gluscope_assets.core import tensors
 from gluscope_assets.core.checkpoint import Checkpoint, base_model
@@ -178,6 +180,25 @@ class RecordedSlice:
         return tensor
 
 
+class ReverseExperts(ConversionOps):
+    """A conversion of which nothing is known but that it can be done."""
+
+    def convert(self, input_dict: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
+        return {pattern: tensors[0].flip(0) for pattern, tensors in input_dict.items()}
+
+
+@pytest.fixture
+def set_conversions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give transformers other conversions than its own, for loading and for reading."""
+
+    def set_them(*conversions: WeightTransform) -> None:
+        # Both modules hold the function's name, and are attributes of the package only once something has imported them.
+        for module in map(importlib.import_module, ("transformers.conversion_mapping", "transformers.modeling_utils")):
+            monkeypatch.setattr(module, "get_model_conversion_mapping", lambda *_, **__: list(conversions))
+
+    return set_them
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     recorded = Reads()
@@ -282,7 +303,33 @@ def test_experts_that_are_stored_transposed_are_transposed_one_by_one(tmp_path: 
 def test_of_two_sets_of_files_the_one_that_transformers_loads_is_read(tmp_path: Path) -> None:
     full_model("llama").save_pretrained(tmp_path)
     save_file({"tok_embeddings.weight": torch.zeros(2, 2)}, tmp_path / "consolidated.safetensors")
+    index = {"metadata": {}, "weight_map": {"tok_embeddings.weight": "consolidated.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert not assert_reads_what_transformers_loads(tmp_path).has("tok_embeddings.weight")
+
+
+def test_of_two_tensors_for_one_parameter_the_one_that_transformers_loads_is_read(tmp_path: Path) -> None:
+    full_model("llama").save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    save_file({**stored, "norm.weight": torch.zeros(32)}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert_reads_what_transformers_loads(tmp_path)
+
+
+def test_a_name_that_is_right_before_renaming_is_kept(tmp_path: Path, set_conversions: Callable[..., None]) -> None:
+    full_model("llama").base_model.save_pretrained(tmp_path)
+    set_conversions(WeightRenaming(r"^layers\.", "blocks."))
+    assert_reads_what_transformers_loads(tmp_path)
+
+
+@pytest.mark.parametrize("operation", [ReverseExperts(), Interleave(dim=0)])
+def test_experts_that_a_conversion_mixes_are_not_taken_apart_before_it(
+    operation: ConversionOps, tmp_path: Path, set_conversions: Callable[..., None]
+) -> None:
+    full_model("gpt_oss").save_pretrained(tmp_path)
+    set_conversions(WeightConverter("experts.down_proj", "experts.down_proj", [operation]))
+    stored = assert_reads_what_transformers_loads(tmp_path)
+    as_stored = load_file(tmp_path / "model.safetensors")["model.layers.1.mlp.experts.down_proj"]
+    assert not torch.equal(stored.read("layers.1.mlp.experts.down_proj"), as_stored)
 
 
 # Ties and heads
@@ -301,6 +348,30 @@ def test_a_head_is_found_if_it_is_stored(tied: bool, tmp_path: Path) -> None:
     else:
         assert found is not None
         assert_same(found, model.lm_head.weight.detach())
+
+
+@pytest.mark.parametrize("model_type", ["llama4", "inkling_mm_model"])
+def test_a_head_is_found_by_its_own_name_whatever_it_is_called(model_type: str, tmp_path: Path) -> None:
+    model = full_model(model_type)
+    model.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in stored_names(tmp_path)
+    found = open_stored(tmp_path).find("lm_head.weight")
+    assert found is not None
+    assert_same(found, model.get_output_embeddings().weight.detach())
+
+
+@pytest.mark.parametrize("prefix", ["", "text."])
+def test_a_head_is_found_under_what_the_embedding_is_stored_under(
+    prefix: str, tmp_path: Path, set_conversions: Callable[..., None]
+) -> None:
+    full_model("llama").save_pretrained(tmp_path)
+    stored_before = load_file(tmp_path / "model.safetensors")
+    prefixed = {prefix + name: tensor for name, tensor in stored_before.items()}
+    save_file({"tower.lm_head.weight": torch.zeros(1), **prefixed}, tmp_path / "model.safetensors", {"format": "pt"})
+    set_conversions(WeightRenaming(r"^text\.model\.", "model."))
+    found = open_stored(tmp_path).find("lm_head.weight")
+    assert found is not None
+    assert_same(found, stored_before["lm_head.weight"])
 
 
 def test_a_head_that_is_stored_in_place_of_the_embedding_is_the_embedding_if_they_are_tied(tmp_path: Path) -> None:
@@ -394,6 +465,14 @@ def test_weights_of_another_config_are_refused(tmp_path: Path) -> None:
         open_stored(tmp_path).read("norm.weight")
 
 
+@pytest.mark.parametrize("experts", [5, 7])
+def test_another_number_of_experts_is_refused(experts: int, tmp_path: Path) -> None:
+    full_model("gpt_oss").save_pretrained(tmp_path)
+    full_model("gpt_oss", num_local_experts=experts).config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=rf"make \[6, .* instead of \[{experts}, "):
+        open_stored(tmp_path).read_expert("layers.1.mlp.experts.down_proj", 2)
+
+
 def test_an_expert_that_there_is_not_is_a_programming_error(tmp_path: Path) -> None:
     full_model("mixtral").save_pretrained(tmp_path)
     stored = open_stored(tmp_path)
@@ -424,6 +503,9 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=rf"{path.name} cannot be read .*; copy it again"):
         stored.read("norm.weight")
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index\.json cannot be read .*; copy it again"):
+        open_stored(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(InputError, match="has no model.safetensors and no index of such files"):
         open_stored(tmp_path)
