@@ -6,6 +6,7 @@ decided in `plan.py`; here it is run and told.
 
 import argparse
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -290,7 +291,7 @@ def inspect(options: argparse.Namespace) -> None:
 
     from gluscope_assets.core.checkpoint import Checkpoint, fetch_config
     from gluscope_assets.core.inspection import inspect_checkpoint, spans, write_study
-    from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
+    from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 
     path = Path(options.model)
     if path.is_dir():
@@ -311,17 +312,18 @@ def inspect(options: argparse.Namespace) -> None:
         table.add_row(spans(part.layers), part.mlp, experts, f"{part.width:,}", part.activation, part.tap)
     console = Console()
     stack = f", {found.stack}" if found.stack else ""
-    console.print(f"{options.model}: {found.model}{stack}, {found.parameters / 1e6:,.1f} M parameters without its head")
+    console.print(f"{options.model}: {found.model}{stack}, {_short(found.parameters)} parameters without its head")
     if found.routed is not None:
-        console.print(
-            f"Each token is routed to {found.routed} experts and meets {found.active_parameters / 1e6:,.1f} M parameters."
-        )
+        met = _short(found.active_parameters)
+        console.print(f"Each token is routed to {found.routed} experts and meets {met} parameters.")
     console.print(table)
-    kept = CollectionOptions()
+    kept, cut = CollectionOptions(), CorpusOptions(source="standard_library")
+    shards = math.ceil(options.tokens / (cut.pack_tokens * cut.shard_packs))
     console.print(
         f"{found.neurons:,} neurons in {len(found.layers)} layers. A checkpoint on {options.tokens:,} tokens takes about"
     )
     console.print(f"  {found.flops(options.tokens):.2e} FLOPs for the forward pass")
+    console.print(f"  {_size(found.shard_bytes(kept, shards))} of activation shards, {shards:,} a layer")
     console.print(
         f"  {_size(found.aggregate_bytes(kept))} of aggregates (K = {kept.examples}, windows of {kept.window} positions)"
     )
@@ -333,6 +335,14 @@ def inspect(options: argparse.Namespace) -> None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+
+
+def _short(count: int) -> str:
+    """`8.0 B`, `1.3 M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
 
 
 def _size(count: float) -> str:

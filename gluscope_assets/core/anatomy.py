@@ -73,9 +73,9 @@ def find_gated_mlps(model: nn.Module, stack: Stack | None = None) -> list[GatedM
 def _check_stack(model: nn.Module, stack: Stack | None) -> None:
     has_both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     if has_both and stack is None:
-        raise InputError(f"{type(model).__name__} has an encoder and a decoder; set model.stack to one of them.")
+        raise InputError(f"{type(model).__name__} has an encoder and a decoder; set model.stack (--stack) to one of them.")
     if stack is not None and not has_both:
-        raise InputError(f"{type(model).__name__} has one stack of layers only; remove model.stack.")
+        raise InputError(f"{type(model).__name__} has one stack of layers only; remove model.stack (--stack).")
 
 
 def _linear_parts(model: nn.Module) -> str:

@@ -76,8 +76,13 @@ class Inspection:
         """Of one forward pass over so many tokens: two for each parameter that a token meets, attention's scores left out."""
         return 2.0 * self.active_parameters * tokens
 
+    def shard_bytes(self, options: CollectionOptions, shards: int) -> float:
+        """All activation shards of one checkpoint: each holds examples of its own, the sample is spread over them."""
+        sample = SAMPLE_BYTES * options.sample_positions * self.neurons
+        return shards * (self.aggregate_bytes(options) - sample) + sample
+
     def aggregate_bytes(self, options: CollectionOptions) -> float:
-        """The merged tables of one checkpoint. Before the merge each shard holds examples and windows of its own."""
+        """The merged tables of one checkpoint."""
         examples = len(LISTS) * options.examples * options.window * EXAMPLE_BYTES
         return self.neurons * (STATISTICS_BYTES + examples + SAMPLE_BYTES * options.sample_positions)
 

@@ -79,14 +79,20 @@ def _by_expert(product: Product) -> Iterator[tuple[int | None, Activations]]:
     activations = _activations(product.gate, product.in_, act, product.post)
     if source.experts is not None and source.rows is not None:
         for expert in sorted(set(source.experts.tolist())):
-            rows = (source.experts == expert).nonzero()[:, 0].to(source.rows.device)
-            rows = rows[source.rows[rows].argsort()]
+            of_expert = (source.experts == expert).nonzero()[:, 0].to(source.rows.device)
+            rows = of_expert[_in_order(source.rows[of_expert])]
             yield expert, activations.rows(rows, source.rows[rows])
     elif source.rows is not None:
-        order = source.rows.argsort()
-        yield source.weight.expert, activations.rows(order, source.rows[order])
+        rows = _in_order(source.rows)
+        yield source.weight.expert, activations.rows(rows, source.rows[rows])
     else:
         yield source.weight.expert, activations
+
+
+def _in_order(tokens: Tensor) -> Tensor:
+    """The rows in the order of their tokens, one for a token that was sent to an expert more than once."""
+    order = tokens.argsort(stable=True)
+    return order[tokens[order].diff(prepend=tokens.new_full((1,), -1)) > 0]
 
 
 def _activations(gate: Tensor, in_: Tensor, act: Tensor | None, post: Tensor) -> Activations:

@@ -309,6 +309,10 @@ def _randomise(model: nn.Module) -> None:
             parameter.uniform_(0.5, 1.5)
         else:
             parameter.normal_(std=0.1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("tid2eid"):
+            # DeepSeek V4's table of experts by token: distinct ones, as a checkpoint has them.
+            buffer.copy_(torch.rand(len(buffer), 6).argsort(dim=1)[:, : buffer.shape[1]])
 
 
 def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
