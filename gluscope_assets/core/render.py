@@ -271,6 +271,7 @@ def render_neuron_pages(
         return RenderReport(0, 0, 0, ())
     statistics = _rows_by_neuron(aggregate / "statistics.parquet")
     weight_rows = _rows_by_neuron(weights)
+    baselines = read_provenance(weights).get("random_baseline", {})
     provenance = _shown_provenance(read_provenance(aggregate / "statistics.parquet"))
     vocabulary = Vocabulary(decoder)
     template = _environment().get_template("neuron.html")
@@ -326,6 +327,7 @@ def render_neuron_pages(
             zero=statistics[neuron]["zero"],
             quadrants=quadrants,
             weights=_weights(weight_rows[neuron], sign, vocabulary),
+            chance=_chance(baselines, weight_rows[neuron]),
             data=data,
         )
         size = _write(folder / f"{neuron}.html", text)
@@ -522,6 +524,17 @@ def _weights(row: Mapping[str, Any], sign: int, vocabulary: Vocabulary) -> dict[
         "in_positive": chips("in_negative" if swapped else "in_positive", sign),
         "in_negative": chips("in_positive" if swapped else "in_negative", sign),
     }
+
+
+def _chance(baselines: Any, row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """How large 98 of 100 cosines of w_in and w_out of mismatched neurons are at most, and of random directions."""
+    name = row["mlp"] if row["expert"] is None else f"{row['mlp']}, expert {row['expert']}"
+    mismatched = baselines.get(name, {})
+    if "cos_in_out" not in mismatched:
+        return None
+    both = (mismatched["cos_in_out"], mismatched["closed form"])
+    first, second = (format_number(max(abs(quantiles["0.01"]), abs(quantiles["0.99"])), 2) for quantiles in both)
+    return first, second
 
 
 def _shown_provenance(provenance: Mapping[str, object]) -> list[tuple[str, str, str]]:

@@ -4,14 +4,17 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from gluscope_assets.core.aggregate import NO_EXPERT
+from gluscope_assets.core.aggregate import NO_EXPERT, Aggregate, write_aggregate
+from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.collect import Collection, collect
-from gluscope_assets.core.corpus import tokenize_corpus
+from gluscope_assets.core.corpus import TokenizedCorpus, tokenize_corpus
+from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.inspection import inspect_checkpoint
 from gluscope_assets.core.links import broken_links
@@ -20,8 +23,15 @@ from gluscope_assets.core.render import SiteMap, render_neuron_pages, render_sit
 from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.core.verify import verify_aggregate
-from gluscope_assets.core.weights import write_neuron_weights
-from gluscope_assets_tests.core.reference import assert_agrees, brute_force, recording
+from gluscope_assets.core.weights import Fold, NeuronVectors, Unembedding, weights_table, write_neuron_weights
+from gluscope_assets_tests.core.reference import (
+    ModularExperts,
+    assert_agrees,
+    brute_force,
+    collect_merged,
+    corpus_of,
+    recording,
+)
 from gluscope_assets_tests.core.zoo import tiny_config
 from gluscope_assets_tests.tiny import TEXTS, VOCABULARY, write_corpus, write_tokenizer
 
@@ -79,26 +89,54 @@ def test_from_texts_to_pages(tmp_path: Path, name: str) -> None:
     assert rows["expert"].fill_null(NO_EXPERT).to_pylist() == merged.expert.tolist()
     assert rows["index"].to_pylist() == merged.index.tolist()
 
-    # Pages say which expert, over how many positions, and nothing that is not a number.
+    rendered(tmp_path, merged, checkpoint.key, layer, parts[0].activation, corpus, TokenDecoder.from_folder(checkpoint.folder))
+
+
+def test_experts_that_are_modules(tmp_path: Path) -> None:
+    """No model of transformers keeps experts as modules any more; a model of one's own may."""
+    model = ModularExperts(seed=0)
+    corpus = corpus_of([[1 + (7 * text + 3 * place) % 29 for place in range(9 + text)] for text in range(6)], shard_packs=1)
+    with recording(1, corpus) as recorded:
+        merged = collect_merged(model, corpus, OPTIONS, tmp_path / "shards", 1)
+    assert_agrees(merged, brute_force(corpus, recorded, OPTIONS), recorded, corpus)
+    write_aggregate(merged, tmp_path / "aggregate", {"activation": "silu", "dtype": "float32"})
+    assert not any(verify_aggregate(tmp_path / "aggregate", corpus, OPTIONS).values())
+    tables, first = [], 0
+    tokens = model.embed_tokens.weight.detach()
+    head = Unembedding(tokens, Fold(torch.ones(tokens.shape[1]), centres=False), 1.0, {})
+    for mlp in (mlp for mlp in find_gated_mlps(model) if mlp.layer == 1):
+        read = {part.parameter: model.get_parameter(part.parameter).detach() for part in mlp.projections}
+        gate, in_ = (part.vectors(read[part.parameter], "outputs") for part in (mlp.gate, mlp.in_))
+        vectors = NeuronVectors(gate, in_, mlp.out.vectors(read[mlp.out.parameter], "inputs"))
+        tables.append(weights_table(mlp, first, vectors, tokens, head))
+        first += mlp.width
+    write_parquet(pa.concat_tables(tables), tmp_path / "weights.parquet", {})
+    write_tokenizer(tmp_path)
+    rendered(tmp_path, merged, "modular-0000000", 1, "silu", corpus, TokenDecoder.from_folder(tmp_path))
+
+
+def rendered(
+    folder: Path, merged: Aggregate, key: str, layer: int, activation: str, corpus: TokenizedCorpus, decoder: TokenDecoder
+) -> None:
+    """Render the tables in `folder`: pages say which expert, over how many positions, and nothing that is not a number."""
     site_map = SiteMap(
-        study="tiny", title="Tiny", model=model_type, corpus="texts", checkpoints=((checkpoint.key, "tiny"),),
+        study="tiny", title="Tiny", model="tiny", corpus="texts", checkpoints=((key, "tiny"),),
         layers=((layer, merged.neurons),), pages=(PageSelection(checkpoints="last", neurons="all"),),
     )  # fmt: skip
-    site = tmp_path / "site"
-    decoder = TokenDecoder.from_folder(checkpoint.folder)
+    site = folder / "site"
     pages = render_neuron_pages(
-        site, site_map, checkpoint.key, layer, tmp_path / "aggregate", tmp_path / "weights.parquet", corpus, decoder,
-        parts[0].activation,
-    )  # fmt: skip
+        site, site_map, key, layer, folder / "aggregate", folder / "weights.parquet", corpus, decoder, activation
+    )
     render_site(site, site_map)
     assert pages.pages == merged.neurons
     assert broken_links(site) == []
     for neuron in np.linspace(0, merged.neurons - 1, 7).astype(int):
-        page = (site / checkpoint.key / f"{layer:02d}" / f"{neuron}.html").read_text()
+        page = (site / key / f"{layer:02d}" / f"{neuron}.html").read_text()
         shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
         assert not re.search(r"\bnan\b", shown, re.IGNORECASE)
         if merged.expert[neuron] != NO_EXPERT:
             assert f"expert {merged.expert[neuron]}, {merged.index[neuron]}" in shown
-            assert f"{merged.routed[neuron]} positions of texts that are routed to its expert" in shown
+            if merged.routed[neuron] < merged.positions:
+                assert f"{merged.routed[neuron]} positions of texts that are routed to its expert" in shown
         else:
             assert "routed" not in shown

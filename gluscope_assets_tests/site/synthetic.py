@@ -213,6 +213,9 @@ class Study:
         return {
             "layer": 0,
             "neuron": neuron,
+            "mlp": "mlp",
+            "expert": None,
+            "index": neuron,
             "orientation": self.orientation[neuron],
             "cos_gate_in": 0.25 * self.orientation[neuron],
             "cos_gate_out": -0.125,
