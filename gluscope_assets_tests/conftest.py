@@ -8,6 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests beside each other keep the cores busy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line sets them, before torch is imported by a test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -15,6 +18,14 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 from gluscope_assets import cli
 from gluscope_assets.resources import HOME_VARIABLE, StudyFolder
 from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to say beside passing."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "said":
+                terminalreporter.write_line(str(value))
 
 
 @dataclass
