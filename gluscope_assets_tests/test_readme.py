@@ -28,6 +28,7 @@ README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
 OWN_STUDY = [
+    "gluscope inspect checkpoints/step1000",
     "export GLUSCOPE_STUDIES=mine.yaml",
     "gluscope studies",
     "gluscope build --study mine",
@@ -137,7 +138,11 @@ def test_the_polars_examples_run_on_the_demo(demo: Path, tmp_path: Path) -> None
         [sys.executable, "-c", "\n".join(blocks("python"))], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "shape: (4, 2)" in done.stdout
+    assert done.stdout.count("shape: (4, 2)") == 2
+    said = [
+        float(number.replace("−", "-")) for number in re.findall(r"−0\.\d\d", README.split("The demo has ")[1].split(":")[0])
+    ]
+    assert said == [round(float(number), 2) for number in re.findall(r"│ \d +┆ (-0\.\d+) +│", done.stdout)]
     assert "shape: (16, 6)" in done.stdout
 
 
@@ -153,6 +158,7 @@ def test_a_study_of_ones_own(tmp_path: Path) -> None:
         ["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert "LlamaModel" in done.stdout
     assert "everything is fresh" in done.stdout
     assert len(list((tmp_path / ".gluscope" / "mine" / "site").glob("step1000-*/*/[0-9]*.html"))) == 2 * 12
 
