@@ -72,6 +72,8 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
             checkpoint = checkpoint_of(study, key)
             decoder = TokenDecoder.from_folder(checkpoint.folder)
             with progress.show(context, f"{checkpoint.name}: pages", "pages") as show:
+                pages = site_map(study, folder, checkpoints)
+                counts = [len(pages.neurons(key, layer)) for layer in layers]
                 for place, layer in enumerate(layers):
                     aggregate, weights = folder.aggregate(key, layer) / "statistics.parquet", folder.weights(key, layer)
                     inputs = page_inputs(
@@ -83,10 +85,10 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                     )
                     footer = provenance(study, "neuron_pages", inputs, checkpoint)
                     report = render_neuron_pages(
-                        folder.site, site_map(study, folder, checkpoints), key, layer,
+                        folder.site, pages, key, layer,
                         aggregate.parent, weights, corpus, decoder, str(read_provenance(aggregate)["activation"]),
                         study.site.view, study.collection.count_special_tokens,
-                        partial(show_layer, show, place, len(layers)),
+                        partial(show_layer, show, sum(counts[:place]), sum(counts)),
                     )  # fmt: skip
                     with replacing(folder.page_report(key, layer)) as path:
                         path.write_text(json.dumps({**footer, **asdict(report)}, indent=1))
@@ -105,9 +107,9 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
     return neuron_pages
 
 
-def show_layer(show: Progress, place: int, layers: int, done: int, total: int) -> None:
-    """Progress over all layers of a checkpoint from that of the one at `place`."""
-    show(place * total + done, layers * total)
+def show_layer(show: Progress, before: int, total: int, done: int, of_layer: int) -> None:
+    """Progress over the pages of all layers of a checkpoint from that of one, with so many pages before it."""
+    show(before + done, total)
 
 
 def build_site(study: Study) -> dg.AssetsDefinition:

@@ -235,8 +235,8 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 
 def format_place(place: Place) -> str:
-    """`expert 5, 17` or `mlp.shared_expert, 17`."""
-    return f"expert {place.expert}, {place.index}" if place.expert is not None else f"{place.mlp}, {place.index}"
+    """`neuron 17 of expert 5` or `neuron 17 of mlp.shared_expert`."""
+    return f"neuron {place.index} of {place.mlp if place.expert is None else f'expert {place.expert}'}"
 
 
 def quadrant_label(name: str) -> str:
@@ -270,6 +270,7 @@ def render_neuron_pages(
     if not neurons:
         return RenderReport(0, 0, 0, ())
     statistics = _rows_by_neuron(aggregate / "statistics.parquet")
+    several = any(row["expert"] is not None or row["index"] != row["neuron"] for row in statistics.values())
     weight_rows = _rows_by_neuron(weights)
     baselines = read_provenance(weights).get("random_baseline", {})
     provenance = _shown_provenance(read_provenance(aggregate / "statistics.parquet"))
@@ -321,7 +322,7 @@ def render_neuron_pages(
             next=neurons[place + 1] if place + 1 < len(neurons) else None,
             orientation=orientation,
             sign=sign,
-            place=_place(statistics[neuron]),
+            place=_place(statistics[neuron], several),
             positions=statistics[neuron]["positions"],
             routed=statistics[neuron]["routed"],
             zero=statistics[neuron]["zero"],
@@ -335,7 +336,7 @@ def render_neuron_pages(
         summaries.append(
             (
                 neuron,
-                _place(statistics[neuron]),
+                _place(statistics[neuron], several),
                 [quadrant.share for quadrant in quadrants],
                 weight_rows[neuron]["class"],
                 _best(quadrants),
@@ -457,11 +458,9 @@ def _statistics(
     return [quadrant.count for quadrant in quadrants], quadrants, scale
 
 
-def _place(row: Mapping[str, Any]) -> Place | None:
-    """Where a neuron stands among experts; None in a layer with one gated MLP, where its number says it."""
-    if row["expert"] is None and row["index"] == row["neuron"]:
-        return None
-    return Place(row["mlp"], row["expert"], row["index"])
+def _place(row: Mapping[str, Any], several: bool) -> Place | None:
+    """Where a neuron stands in a layer with several gated MLPs; None in a layer with one, where its number says it."""
+    return Place(row["mlp"], row["expert"], row["index"]) if several else None
 
 
 def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> list[StaticExample]:

@@ -150,6 +150,8 @@ class Subject:
     def packed(self, packs: Sequence[range]) -> None:
         """The bare forward in packs, by as many threads as the collection has."""
         with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
+            # Nothing is watched and the model runs to its end.
+            forward.taps.close()
             batches = (batch for pack in packs for batch in forward.batches(self.corpus, pack, False))
             self._run(pool, batches, lambda batch: forward.run(batch, lambda block, found: None))
 

@@ -51,7 +51,7 @@ def collected(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus, root:
     """The aggregates of all layers."""
     layers = read_shape(checkpoint).layers
     collection = Collection(
-        checkpoint=checkpoint, dtype=dtype, corpus=corpus.path, layers=tuple(range(layers)), model_layers=tuple(range(layers)),
+        checkpoint=checkpoint, dtype=dtype, corpus=corpus.path, layers=layers, model_layers=layers,
         options=CollectionOptions(), root=root, provenance={"fingerprint": "numerics"},
     )  # fmt: skip
     collect(collection, ["cpu"])

@@ -135,8 +135,9 @@ def rendered(
         shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
         assert not re.search(r"\bnan\b", shown, re.IGNORECASE)
         if merged.expert[neuron] != NO_EXPERT:
-            assert f"expert {merged.expert[neuron]}, {merged.index[neuron]}" in shown
+            assert f"neuron {merged.index[neuron]} of expert {merged.expert[neuron]}" in shown
             if merged.routed[neuron] < merged.positions:
                 assert f"{merged.routed[neuron]} positions of texts that are routed to its expert" in shown
         else:
             assert "routed" not in shown
+            assert (f"neuron {merged.index[neuron]} of {merged.mlp[neuron]}" in shown) == (len(set(merged.mlp)) > 1)
