@@ -55,7 +55,7 @@ def collected(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus, root:
         options=CollectionOptions(), root=root, provenance={"fingerprint": "numerics"},
     )  # fmt: skip
     collect(collection, ["cpu"])
-    return [read_aggregate(shard_folder(layer_folder(root, layer), 0)) for layer in range(layers)]
+    return [read_aggregate(shard_folder(layer_folder(root, layer), 0)) for layer in layers]
 
 
 def half_precision(name: str, wide: list[Aggregate], narrow: list[Aggregate], changed: list[float]) -> list[str]:
