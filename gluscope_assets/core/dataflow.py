@@ -132,7 +132,7 @@ NONLINEAR = _names(
 )
 ROWWISE = _names("repeat repeat_interleave index_select tile")
 LINEAR = _names("linear matmul mm bmm addmm baddbmm __matmul__ __rmatmul__")
-TRANSPOSES = _names("t transpose swapaxes swapdims permute T mT __get__")
+TRANSPOSES = _names("t transpose swapaxes swapdims permute T mT")
 
 
 class Watch(TorchFunctionMode):
@@ -157,6 +157,8 @@ class Watch(TorchFunctionMode):
         self._held: dict[int, tuple[Tensor, Tag]] = {}
         self._made_by: dict[int, tuple[Function, tuple[Any, ...], Mapping[str, Any]]] = {}
         """The operation that gave each function of a projection."""
+        self._overwritten: Tensor | None = None
+        """A copy of the tensor that the present operation overwrites."""
 
     def __torch_function__(
         self, function: Function, types: Sequence[type], arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
@@ -283,8 +285,6 @@ class Watch(TorchFunctionMode):
         """The copy of a tensor that an operation has just overwritten, or the tensor."""
         return value if self._overwritten is None else self._overwritten
 
-    _overwritten: Tensor | None = None
-
     def _combine(self, name: str, tagged: Sequence[tuple[Tensor, Tag]], result: Tensor) -> Tag | None:
         """The tag of a sum, difference or product."""
         first, tag = tagged[0]
@@ -339,7 +339,8 @@ class Watch(TorchFunctionMode):
             function, arguments, options = made_by[id(argument)]
             return function(*(replay(part, gate_value) for part in arguments), **options)
 
-        return lambda value: replay(act, value)
+        # A copy, because an operation may have worked in place.
+        return lambda value: replay(act, value.clone())
 
     def _is_odd(self, argument: Tensor, value: Tensor) -> bool:
         """Whether `value` is an odd function of `argument`."""
