@@ -46,6 +46,10 @@ def column_schema(path: Path) -> dg.TableSchema:
 COLUMNS = {
     "layer": "Layer, from 0.",
     "neuron": "Neuron of the layer, from 0.",
+    "mlp": "Path of the neuron's gated MLP inside the layer.",
+    "expert": "The neuron's expert; null if it sees all tokens.",
+    "index": "Place in its MLP or expert.",
+    "routed": "Counted positions that the neuron sees.",
     "positions": "Counted positions.",
     "zero": "Counted positions where gate or in is exactly 0.",
     "text": "Row of the text in the corpus.",
