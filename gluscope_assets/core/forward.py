@@ -200,7 +200,7 @@ class Forward(AbstractContextManager["Forward"]):
             self.usual_attention = None
 
     def _gates_and_ins(self, batch: Batch) -> list[Tensor]:
-        """Of the first MLP of each block that all tokens enter, or of the tokens that enter a block with experts only."""
+        """Of each MLP that all tokens enter, [tokens, neurons]; of a block that has experts alone, their `_sums`."""
         found: list[Tensor] = []
 
         def receive(block: str, activations: list[tuple[GatedMLP, Activations]]) -> None:

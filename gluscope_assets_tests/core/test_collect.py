@@ -87,6 +87,9 @@ def test_other_architectures_agree_with_brute_force(tmp_path: Path, model_type: 
     sees_all = merged.expert == NO_EXPERT
     assert (merged.routed[sees_all] == merged.positions).all()
     assert (merged.routed[~sees_all] <= merged.positions).all()
+    # The zoo's mixtures send each token to two experts.
+    firsts = merged.routed[~sees_all & (merged.index == 0)]
+    assert firsts.sum() == (2 * merged.positions if len(firsts) else 0)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
