@@ -294,6 +294,10 @@ def inspect(options: argparse.Namespace) -> None:
     from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 
     path = Path(options.model)
+    if options.tokens < 1:
+        raise InputError(f"--tokens {options.tokens} is no size of a corpus; give at least 1.")
+    if not path.is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", options.model):
+        raise InputError(f"There is no folder {options.model}; give one with config.json, or a Hub id such as owner/name.")
     if path.is_dir():
         if options.revision is not None:
             raise InputError(f"{path} is a folder and has no revisions; leave out --revision.")

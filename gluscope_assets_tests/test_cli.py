@@ -196,6 +196,8 @@ def test_inspect_says_what_a_model_has_and_writes_a_study(tmp_path: Path, capsys
     [
         (["t5"], "T5Model has an encoder and a decoder; set model.stack (--stack) to one of them."),
         (["gpt2"], "GPT2Model has no gated MLP"),
+        (["llama", "--tokens", "0"], "--tokens 0 is no size of a corpus; give at least 1."),
+        (["./no/such"], "/no/such; give one with config.json, or a Hub id such as owner/name."),
         (["llama", "--revision", "main"], "is a folder and has no revisions; leave out --revision."),
         (["."], "has no config.json; give the folder of a saved model or a Hub id."),
     ],
@@ -203,7 +205,7 @@ def test_inspect_says_what_a_model_has_and_writes_a_study(tmp_path: Path, capsys
 def test_inspect_refuses_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    if arguments[0] != ".":
+    if not arguments[0].startswith("."):
         tiny_config(arguments[0]).save_pretrained(tmp_path / arguments[0])
     assert cli.main(["inspect", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
     said = capsys.readouterr().err
