@@ -12,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 
 from gluscope_assets.core.checkpoint import Checkpoint, tokenizer_hash
-from gluscope_assets.core.render import MANIFEST
 from gluscope_assets.core.shards import MANIFEST as SHARD_MANIFEST
+from gluscope_assets.core.site_map import MANIFEST
 from gluscope_assets.partitions import checkpoint_partitions, partition_key
 from gluscope_assets.resources import StudyFolder
 from gluscope_assets.studies.study import Study

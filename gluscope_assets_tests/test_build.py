@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gluscope_assets.assets.pages import site_finding
-from gluscope_assets.core import render
+from gluscope_assets.core import templates as page_templates
 from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.definitions import build_defs
@@ -134,10 +134,10 @@ def test_a_changed_template_reruns_pages_and_site_only(
     tiny: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     templates = tmp_path / "site"
-    shutil.copytree(render.template_folder(), templates)
+    shutil.copytree(page_templates.template_folder(), templates)
     page = templates / "templates" / "neuron.html"
     page.write_text(page.read_text() + "<!-- changed -->")
-    monkeypatch.setattr(render, "template_folder", lambda: templates)
+    monkeypatch.setattr(page_templates, "template_folder", lambda: templates)
     runs = tiny.runs()
     assert tiny.build() == 0
     assert tiny.materialized(runs).keys() == {"neuron_pages", "site"}

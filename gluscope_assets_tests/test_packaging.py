@@ -61,7 +61,7 @@ def test_the_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> N
     code = (
         "import gluscope_assets, sys\n"
         "from gluscope_assets.cli import main\n"
-        "from gluscope_assets.core.render import template_folder\n"
+        "from gluscope_assets.core.templates import template_folder\n"
         "print(gluscope_assets.__file__, template_folder(), sep='\\n')\n"
         "sys.exit(main(['studies']))\n"
     )

@@ -17,9 +17,11 @@ from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
 from gluscope_assets.core.findings import Finding, gate_frequency_finding
+from gluscope_assets.core.neuron_page import render_neuron_pages
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress
-from gluscope_assets.core.render import MANIFEST, SiteMap, render_neuron_pages, render_site
+from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site_map import MANIFEST, SiteMap
 from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
 from gluscope_assets.resources import ProgressDisplay, Storage, StudyFolder

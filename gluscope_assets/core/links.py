@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from gluscope_assets.core.render import MANIFEST, read_manifest
+from gluscope_assets.core.site_map import MANIFEST, read_manifest
 
 PAGE_LIMIT = 150_000
 """Bytes that a neuron's own files may take together."""

@@ -18,9 +18,11 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.inspection import inspect_checkpoint
 from gluscope_assets.core.links import broken_links
+from gluscope_assets.core.neuron_page import render_neuron_pages
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
-from gluscope_assets.core.render import SiteMap, render_neuron_pages, render_site
 from gluscope_assets.core.shards import merge_shards
+from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.core.verify import verify_aggregate
 from gluscope_assets.core.weights import Fold, NeuronVectors, Unembedding, weights_table, write_neuron_weights

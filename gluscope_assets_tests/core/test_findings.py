@@ -11,7 +11,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, SHADES, axis_of, figure_of
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.findings import Finding, LayerFinding, correlation, gate_frequency_finding
-from gluscope_assets.core.render import SiteMap, render_site
+from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site_map import SiteMap
 
 POSITIONS = 1000
 

@@ -13,9 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.findings import gate_frequency_finding
+from gluscope_assets.core.neuron_page import RenderReport, render_neuron_pages
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
-from gluscope_assets.core.render import RenderReport, SiteMap, render_neuron_pages, render_site
+from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.tokens import TokenDecoder
 
 BEGIN = "<|begin|>"

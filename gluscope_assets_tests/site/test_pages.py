@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
-from gluscope_assets.core.render import render_site
+from gluscope_assets.core.site import render_site
 from gluscope_assets_tests.site.synthetic import HOSTILE, Study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

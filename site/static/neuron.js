@@ -12,6 +12,7 @@
  */
 "use strict";
 (() => {
+  const { format, signed, label, halves, inflate, Reader } = window.gluscope;
   const ACTIVATIONS = /** @type {Activation[]} */ (["gate", "in", "act", "post"]);
   const QUADRANTS = ["gate+_in+", "gate+_in-", "gate-_in+", "gate-_in-"];
   const LISTS = QUADRANTS.flatMap((quadrant) =>
@@ -124,46 +125,11 @@
   };
   const activate = FUNCTIONS[data.function];
 
-  /** `digits` significant digits with a true minus sign, as the page's table has them. */
-  function format(value, digits = 4) {
-    if (value === 0) return "0";
-    const size = Math.floor(Math.log10(Math.abs(value)));
-    const text = size < -3 || size >= 7 ? value.toExponential(digits - 1) : value.toFixed(Math.max(digits - 1 - size, 0));
-    return text.replace("e+", "e").replace(/-/g, "−");
-  }
-  const signed = (value, digits) => (value > 0 ? "+" : "") + format(value, digits);
-  const label = (quadrant) => quadrant.replace("_", "\u2002").replace("-", "−");
-
-  /** @param {Uint16Array} bits IEEE half precision */
-  function halves(bits) {
-    const out = new Float32Array(bits.length);
-    for (let i = 0; i < bits.length; i++) {
-      const exponent = (bits[i] >> 10) & 31, fraction = bits[i] & 1023;
-      if (exponent === 31) {
-        // The position was not routed to this neuron's expert.
-        out[i] = NaN;
-        continue;
-      }
-      const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
-      out[i] = bits[i] & 0x8000 ? -size : size;
-    }
-    return out;
-  }
-
   async function unpack() {
-    const text = atob(data.packed), raw = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) raw[i] = text.charCodeAt(i);
-    const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const sizes = data.sizes, examples = data.lists.reduce((sum, count) => sum + count, 0);
-    let place = 0;
-    const take = (count) => bytes.subarray(place, (place += count));
-    const planes = (Type, count) => {
-      const width = Type.BYTES_PER_ELEMENT, planar = take(count * width), view = new Uint8Array(count * width);
-      for (let plane = 0; plane < width; plane++) for (let i = 0; i < count; i++) view[i * width + plane] = planar[plane * count + i];
-      return new Type(view.buffer);
-    };
-    const strings = (count) => new TextDecoder().decode(take(count)).split("\0");
+    const reader = new Reader(await inflate(data.packed)), sizes = data.sizes;
+    const examples = data.lists.reduce((sum, count) => sum + count, 0);
+    const planes = (Type, count) => reader.numbers(Type, count);
+    const strings = (count) => reader.strings(count);
     const out = {
       pieces: strings(sizes.pieceBytes),
       documents: strings(sizes.documentBytes),

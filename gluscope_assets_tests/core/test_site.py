@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.formats import format_number, safe_json
 from gluscope_assets.core.links import broken_links, neuron_pages, oversized_pages
 from gluscope_assets.core.options import PageSelection
-from gluscope_assets.core.render import SiteMap, format_number, read_manifest, render_site, safe_json
+from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site_map import SiteMap, read_manifest
 from gluscope_assets_tests.site.synthetic import HOSTILE, Study
 
 

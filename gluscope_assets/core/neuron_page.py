@@ -1,43 +1,31 @@
-"""Tables to pages: the neuron pages of one layer, and the site around them.
+"""Neuron pages: the tables of one layer to a page a neuron.
 
-Templates and static files lie in `site/`; this module fills them and decides which pages there are. Packing of examples
-belongs to `page_data`, checks on the result to `links`. Nothing is computed from activations here beyond what a page
-shows of its tables.
+Templates and static files lie in `site/`. Packing of examples belongs to `page_data`, what surrounds the pages to `site`,
+checks on the result to `links`. Nothing is computed from activations here beyond what a page shows of its tables.
 """
 
 import base64
-import hashlib
-import json
 import math
 import os
 import re
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow.parquet as pq
-from markupsafe import Markup
 
-import gluscope_assets
 from gluscope_assets.core.activation import activation_function
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, figure_of
-from gluscope_assets.core.files import hash_files, read_provenance, replacing, require_file
-from gluscope_assets.core.findings import Finding
-from gluscope_assets.core.options import PageSelection
+from gluscope_assets.core.files import read_provenance, require_file
+from gluscope_assets.core.formats import Place, format_number, signed
 from gluscope_assets.core.page_data import ExampleColumn, PackedExamples, Texts, Vocabulary, pack_examples
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.site_map import SiteMap
+from gluscope_assets.core.templates import environment, write_page
 from gluscope_assets.core.tokens import TokenDecoder, visible
-
-MANIFEST = "neurons.js"
-"""The script at the site's root that tells every page which pages there are."""
-MANIFEST_PREFIX = "window.gluscopeNeurons = "
 
 NEURONS_AT_ONCE = 32
 """Neurons whose examples are in memory together."""
@@ -45,51 +33,8 @@ STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
 _SPACES = re.compile(" {3,}")
 
-PAGE_CODE = ("activation", "figures", "findings", "page_data", "render", "tokens")
-"""The modules of this package whose code shapes a page."""
-
 TABLE_NEURONS = 2048
 """A layer with more pages lists them as plain links, without a row of figures each."""
-
-
-@dataclass(frozen=True)
-class SiteMap:
-    """Which pages a study's site has. Pages exist for the selected neurons of the layers that are rendered."""
-
-    study: str
-    """The study's name, a slug."""
-    title: str
-    """The study as its pages' heading line says it."""
-    model: str
-    corpus: str
-    """The corpus in a few words."""
-    checkpoints: tuple[tuple[str, str], ...]
-    """(key, name) in the order of training."""
-    layers: tuple[tuple[int, int], ...]
-    """(layer, its neurons), ascending."""
-    pages: tuple[PageSelection, ...]
-
-    def neurons(self, checkpoint_key: str, layer: int) -> range:
-        """The neurons of a layer of a checkpoint that get pages. InputError if the checkpoint is unknown."""
-        keys = [key for key, _ in self.checkpoints]
-        if checkpoint_key not in keys:
-            raise InputError(f"The study {self.study} has no checkpoint {checkpoint_key}; it has {', '.join(keys)}.")
-        name, width = dict(self.checkpoints)[checkpoint_key], dict(self.layers)[layer]
-        most = 0
-        for selection in self.pages:
-            if selection.checkpoints == "all":
-                chosen = True
-            elif selection.checkpoints == "last":
-                chosen = checkpoint_key == keys[-1]
-            else:
-                chosen = name in selection.checkpoints
-            if chosen:
-                most = max(most, width if selection.neurons == "all" else min(selection.neurons, width))
-        return range(most)
-
-    def name_of(self, checkpoint_key: str) -> str:
-        """The name of the checkpoint with that key."""
-        return dict(self.checkpoints)[checkpoint_key]
 
 
 @dataclass(frozen=True)
@@ -134,116 +79,6 @@ class StaticExample:
     position: int
 
 
-@dataclass(frozen=True)
-class Place:
-    """A neuron's place in a layer with several gated MLPs."""
-
-    mlp: str
-    expert: int | None
-    index: int
-
-
-def template_folder() -> Path:
-    """The folder with `templates/` and `static/`: inside an installed package, else at the top of a checkout."""
-    package = Path(gluscope_assets.__file__).parent
-    for folder in (package / "_site", package.parent / "site"):
-        if (folder / "templates").is_dir():
-            return folder
-    raise InputError(f"The page templates are missing from {package}; install the package again.")
-
-
-def template_version() -> str:
-    """SHA-256 in hex over all that shapes a page: templates, static files and the code that fills them."""
-    folder = template_folder()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    code = [Path(__file__).with_name(f"{name}.py") for name in PAGE_CODE]
-    names = hashlib.sha256("\n".join(str(path.relative_to(folder)) for path in files).encode()).hexdigest()
-    return hashlib.sha256((names + hash_files(*files, *code)).encode()).hexdigest()
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_folder() / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": format_count,
-        "decimal": format_decimal,
-        "share": format_share,
-        "number": format_number,
-        "place": format_place,
-        "json": safe_json,
-        "quadrant": quadrant_label,
-        "sign": signed,
-    }
-    return environment
-
-
-def safe_json(value: object) -> Markup:
-    """JSON that cannot end the script element or attribute that it stands in."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'"}))
-
-
-def format_count(count: int) -> str:
-    """A count with narrow spaces between thousands."""
-    return f"{count:,}".replace(",", "\u202f")
-
-
-def format_share(share: float) -> str:
-    """A frequency in percent. What is not 0 or 1 never reads as 0 % or 100 %."""
-    if share == 0 or share == 1:
-        return f"{share:.0%}"
-    percent = 100 * share
-    if percent < 0.01:
-        return "<0.01%"
-    if percent > 99.99:
-        return ">99.99%"
-    return f"{percent:.2f}%" if percent < 10 else f"{percent:.1f}%"
-
-
-def format_number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits with a true minus sign; a dash for what is not there."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    if -3 <= size < 7:
-        text = f"{value:.{max(digits - 1 - size, 0)}f}"
-    else:
-        fraction, exponent = f"{value:.{digits - 1}e}".split("e")
-        text = f"{fraction}e{int(exponent)}"
-    return text.replace("-", "−")
-
-
-def format_decimal(value: float | None, digits: int) -> str:
-    """`digits` digits after the point with a true minus sign; a dash for what is not there."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}f}" if value else "0"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def signed(value: float | None, digits: int = 4) -> str:
-    """`format_number` with a plus sign where it applies."""
-    return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
-
-
-def format_place(place: Place) -> str:
-    """`neuron 17 of expert 5` or `neuron 17 of mlp.shared_expert`."""
-    return f"neuron {place.index} of {place.mlp if place.expert is None else f'expert {place.expert}'}"
-
-
-def quadrant_label(name: str) -> str:
-    """`gate+_in-` as text: `gate+ in−`."""
-    return name.replace("_", "\u2002").replace("-", "−")
-
-
 def render_neuron_pages(
     site: Path,
     site_map: SiteMap,
@@ -275,7 +110,7 @@ def render_neuron_pages(
     baselines = read_provenance(weights).get("random_baseline", {})
     provenance = _shown_provenance(read_provenance(aggregate / "statistics.parquet"))
     vocabulary = Vocabulary(decoder)
-    template = _environment().get_template("neuron.html")
+    template = environment().get_template("neuron.html")
     shared = {
         "root": "../../",
         "map": site_map,
@@ -331,7 +166,7 @@ def render_neuron_pages(
             chance=_chance(baselines, weight_rows[neuron]),
             data=data,
         )
-        size = _write(folder / f"{neuron}.html", text)
+        size = write_page(folder / f"{neuron}.html", text)
         written, total, largest = written + 1, total + size, max(largest, size)
         summaries.append(
             (
@@ -350,72 +185,13 @@ def render_neuron_pages(
         )
     summaries.sort(key=lambda summary: summary[0])
     text = (
-        _environment()
+        environment()
         .get_template("layer.html")
         .render(**shared, neurons=summaries, width=dict(site_map.layers)[layer], table=len(summaries) <= TABLE_NEURONS)
     )
-    total += _write(folder / "index.html", text)
+    total += write_page(folder / "index.html", text)
     samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, len(neurons) - 1))
     return RenderReport(written, total, largest, tuple(f"{checkpoint_key}/{layer:02d}/{neuron}.html" for neuron in samples))
-
-
-def render_site(
-    site: Path, site_map: SiteMap, facts: Mapping[str, str] | None = None, finding: Finding | None = None
-) -> RenderReport:
-    """Write what surrounds the neuron pages: index, explanation, manifest, static files.
-
-    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. `facts`
-    are named values that the index shows, and it draws the `finding`, of a checkpoint of the site map. The report counts the
-    pages and bytes of the whole site.
-    """
-    site.mkdir(parents=True, exist_ok=True)
-    _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints})
-    entries: list[dict[str, Any]] = []
-    for key, name in site_map.checkpoints:
-        layers = [
-            {"layer": layer, "neurons": len(site_map.neurons(key, layer))}
-            for layer, _ in site_map.layers
-            if (site / key / f"{layer:02d}" / "index.html").is_file()
-        ]
-        if layers:
-            entries.append({"key": key, "name": name, "layers": layers})
-    shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}, **_drawing(finding, entries)}
-    _write_static(site / "static")
-    _write(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}))
-    for name in ("index.html", "about.html"):
-        _write(site / name, _environment().get_template(name).render(**shared))
-    pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]
-    sizes = [path.stat().st_size for path in site.rglob("*") if path.is_file()]
-    return RenderReport(
-        len(pages), sum(sizes), max((path.stat().st_size for path in pages), default=0), ("index.html", "about.html")
-    )
-
-
-def _drawing(finding: Finding | None, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the index needs to draw a finding; its layers are linked where they have pages."""
-    linked = {
-        pages["layer"] for entry in entries if finding and entry["key"] == finding.checkpoint for pages in entry["layers"]
-    }
-    return {
-        "figure": figure_of(finding) if finding else None,
-        "linked": linked,
-        "box": BOX,
-        "columns": COLUMNS,
-        "rows": ROWS,
-        "most_marks": MOST_MARKS,
-    }
-
-
-def manifest_text(manifest: dict[str, object]) -> str:
-    """The manifest as a classic script, which pages can read from file:// too."""
-    return f"{MANIFEST_PREFIX}{safe_json(manifest)};\n"
-
-
-def read_manifest(site: Path) -> dict[str, Any]:
-    """The manifest of a built site. InputError if there is none."""
-    text = require_file(site / MANIFEST).read_text(encoding="utf-8")
-    manifest: dict[str, Any] = json.loads(text.removeprefix(MANIFEST_PREFIX).rstrip(";\n"))
-    return manifest
 
 
 def _rows_by_neuron(path: Path) -> dict[int, dict[str, Any]]:
@@ -547,36 +323,8 @@ def _shown_provenance(provenance: Mapping[str, object]) -> list[tuple[str, str, 
     return shown
 
 
-def _write(path: Path, text: str) -> int:
-    """Write `text` as UTF-8 and return its size."""
-    content = text.encode("utf-8", "replace")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return len(content)
-
-
-def _write_static(folder: Path) -> None:
-    source = template_folder() / "static"
-    files = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
-    for path in files:
-        with replacing(folder / path.name) as temporary:
-            shutil.copyfile(path, temporary)
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in {file.name for file in files}:
-            path.unlink()
-
-
 def _remove_other_pages(folder: Path, names: set[str]) -> None:
     if folder.is_dir():
         for entry in os.scandir(folder):
             if entry.name.endswith(".html") and entry.name not in names:
                 os.unlink(entry.path)
-
-
-def _remove_other_checkpoints(site: Path, keys: set[str]) -> None:
-    for folder in site.iterdir():
-        # Only what render_neuron_pages makes: a folder of two-digit layers.
-        if folder.is_dir() and folder.name not in keys | {"static"}:
-            layers = list(folder.iterdir())
-            if layers and all(layer.is_dir() and layer.name.isdigit() for layer in layers):
-                shutil.rmtree(folder)

@@ -1,0 +1,77 @@
+"""Numbers, names and data as pages write them. Nothing is decided here about what a page shows."""
+
+import json
+import math
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Place:
+    """A neuron's place in a layer with several gated MLPs."""
+
+    mlp: str
+    expert: int | None
+    index: int
+
+
+def safe_json(value: object) -> Markup:
+    """JSON that cannot end the script element or attribute that it stands in."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'"}))
+
+
+def format_count(count: int) -> str:
+    """A count with narrow spaces between thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def format_share(share: float) -> str:
+    """A frequency in percent. What is not 0 or 1 never reads as 0 % or 100 %."""
+    if share == 0 or share == 1:
+        return f"{share:.0%}"
+    percent = 100 * share
+    if percent < 0.01:
+        return "<0.01%"
+    if percent > 99.99:
+        return ">99.99%"
+    return f"{percent:.2f}%" if percent < 10 else f"{percent:.1f}%"
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits with a true minus sign; a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -3 <= size < 7:
+        text = f"{value:.{max(digits - 1 - size, 0)}f}"
+    else:
+        fraction, exponent = f"{value:.{digits - 1}e}".split("e")
+        text = f"{fraction}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def format_decimal(value: float | None, digits: int) -> str:
+    """`digits` digits after the point with a true minus sign; a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}" if value else "0"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """`format_number` with a plus sign where it applies."""
+    return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
+
+
+def format_place(place: Place) -> str:
+    """`neuron 17 of expert 5` or `neuron 17 of mlp.shared_expert`."""
+    return f"neuron {place.index} of {place.mlp if place.expert is None else f'expert {place.expert}'}"
+
+
+def quadrant_label(name: str) -> str:
+    """`gate+_in-` as text: `gate+ in−`."""
+    return name.replace("_", "\u2002").replace("-", "−")

@@ -1,0 +1,78 @@
+"""The page templates: where they lie, their version, and the environment that fills them.
+
+What is filled in belongs to `neuron_page` and `site`.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+import gluscope_assets
+from gluscope_assets.core import formats
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_files, replacing
+
+PAGE_CODE = (
+    "activation",
+    "figures",
+    "findings",
+    "formats",
+    "neuron_page",
+    "page_data",
+    "site",
+    "site_map",
+    "templates",
+    "tokens",
+)
+"""The modules of this package whose code shapes a page."""
+
+
+def template_folder() -> Path:
+    """The folder with `templates/` and `static/`: inside an installed package, else at the top of a checkout."""
+    package = Path(gluscope_assets.__file__).parent
+    for folder in (package / "_site", package.parent / "site"):
+        if (folder / "templates").is_dir():
+            return folder
+    raise InputError(f"The page templates are missing from {package}; install the package again.")
+
+
+def template_version() -> str:
+    """SHA-256 in hex over all that shapes a page: templates, static files and the code that fills them."""
+    folder = template_folder()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    code = [Path(__file__).with_name(f"{name}.py") for name in PAGE_CODE]
+    names = hashlib.sha256("\n".join(str(path.relative_to(folder)) for path in files).encode()).hexdigest()
+    return hashlib.sha256((names + hash_files(*files, *code)).encode()).hexdigest()
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Escapes everything, and fails on a name that is not given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_folder() / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": formats.format_count,
+        "decimal": formats.format_decimal,
+        "share": formats.format_share,
+        "number": formats.format_number,
+        "place": formats.format_place,
+        "json": formats.safe_json,
+        "quadrant": formats.quadrant_label,
+        "sign": formats.signed,
+    }
+    return environment
+
+
+def write_page(path: Path, text: str) -> int:
+    """Write `text` as UTF-8 and return its size."""
+    content = text.encode("utf-8", "replace")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return len(content)
