@@ -17,7 +17,7 @@ from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
 from gluscope_assets.core.findings import Finding, gate_frequency_finding
-from gluscope_assets.core.neuron_page import render_neuron_pages
+from gluscope_assets.core.neuron_page import LayerPages, render_neuron_pages
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress
 from gluscope_assets.core.site import render_site
@@ -86,12 +86,11 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                         recorded_fingerprint(aggregate),
                     )
                     footer = provenance(study, "neuron_pages", inputs, checkpoint)
-                    report = render_neuron_pages(
-                        folder.site, pages, key, layer,
-                        aggregate.parent, weights, corpus, decoder, str(read_provenance(aggregate)["activation"]),
-                        study.site.view, study.collection.count_special_tokens,
-                        partial(show_layer, show, sum(counts[:place]), sum(counts)),
+                    made = LayerPages(
+                        pages, key, layer, aggregate.parent, weights, corpus, decoder,
+                        str(read_provenance(aggregate)["activation"]), study.site.view, study.collection.count_special_tokens,
                     )  # fmt: skip
+                    report = render_neuron_pages(folder.site, made, partial(show_layer, show, sum(counts[:place]), sum(counts)))
                     with replacing(folder.page_report(key, layer)) as path:
                         path.write_text(json.dumps({**footer, **asdict(report)}, indent=1))
                     fingerprints.append(footer["fingerprint"])

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,119 +79,163 @@ class StaticExample:
     position: int
 
 
-def render_neuron_pages(
-    site: Path,
-    site_map: SiteMap,
-    checkpoint_key: str,
-    layer: int,
-    aggregate: Path,
-    weights: Path,
-    corpus: Texts,
-    decoder: TokenDecoder,
-    activation: str,
-    view: str = "oriented",
-    count_special_tokens: bool = False,
-    progress: Progress = no_progress,
-) -> RenderReport:
-    """Write the pages of one layer of one checkpoint into `site/<checkpoint key>/<layer>/`.
+@dataclass(frozen=True)
+class Summary:
+    """What the page of a layer shows of one neuron."""
 
-    `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights,
-    `activation` the config's name of σ. Pages of neurons that are no longer selected are deleted. Progress counts pages.
+    neuron: int
+    place: Place | None
+    shares: list[float]
+    """[4], the quadrants' shares in the page's view."""
+    input_output_class: str
+    best: StaticExample | None
+    """The example with the largest |post|."""
+
+
+@dataclass(frozen=True)
+class NeuronPage:
+    """One neuron's page, not yet written."""
+
+    neuron: int
+    files: dict[str, bytes]
+    """Contents by name; the names stand beside one another in the layer's folder. The first is the page."""
+    summary: Summary
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(len, self.files.values()))
+
+
+class LayerPages:
+    """Makes the pages of one layer of one checkpoint from its tables, which are opened once.
+
+    `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights.
     """
-    function = activation_function(activation)
-    neurons = site_map.neurons(checkpoint_key, layer)
-    folder = site / checkpoint_key / f"{layer:02d}"
-    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | ({"index.html"} if neurons else set()))
-    if not neurons:
-        return RenderReport(0, 0, 0, ())
-    statistics = _rows_by_neuron(aggregate / "statistics.parquet")
-    several = any(row["expert"] is not None or row["index"] != row["neuron"] for row in statistics.values())
-    weight_rows = _rows_by_neuron(weights)
-    baselines = read_provenance(weights).get("random_baseline", {})
-    provenance = _shown_provenance(read_provenance(aggregate / "statistics.parquet"))
-    vocabulary = Vocabulary(decoder)
-    template = environment().get_template("neuron.html")
-    shared = {
-        "root": "../../",
-        "map": site_map,
-        "key": checkpoint_key,
-        "checkpoint": site_map.name_of(checkpoint_key),
-        "layer": layer,
-        "function": function,
-        "view": view,
-        "provenance": provenance,
-        "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
-    }
-    selected = set(neurons)
-    written = total = largest = 0
-    summaries = []
-    for neuron, lists, row in _examples(aggregate / "examples.parquet", selected):
-        orientation = int(weight_rows[neuron]["orientation"])
-        sign = orientation if view == "oriented" else 1
+
+    def __init__(
+        self,
+        site_map: SiteMap,
+        checkpoint_key: str,
+        layer: int,
+        aggregate: Path,
+        weights: Path,
+        corpus: Texts,
+        decoder: TokenDecoder,
+        activation: str,
+        view: str = "oriented",
+        count_special_tokens: bool = False,
+    ) -> None:
+        self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
+        self.aggregate, self.corpus, self.view, self.activation = aggregate, corpus, view, activation
+        self.neurons = site_map.neurons(checkpoint_key, layer)
+        """Those that get a page when the site is built. Any other can be asked for."""
+        self._statistics = _rows_by_neuron(aggregate / "statistics.parquet")
+        self._several = any(row["expert"] is not None or row["index"] != row["neuron"] for row in self._statistics.values())
+        self._weights = _rows_by_neuron(weights)
+        self._baselines = read_provenance(weights).get("random_baseline", {})
+        self._vocabulary = Vocabulary(decoder)
+        self._template = environment().get_template("neuron.html")
+        self._shared = {
+            "root": "../../",
+            "map": site_map,
+            "key": checkpoint_key,
+            "checkpoint": site_map.name_of(checkpoint_key),
+            "layer": layer,
+            "function": activation_function(activation),
+            "view": view,
+            "provenance": _shown_provenance(read_provenance(aggregate / "statistics.parquet")),
+            "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
+        }
+
+    def pages(self, neurons: Iterable[int]) -> Iterator[NeuronPage]:
+        """The pages of `neurons` in the tables' order. InputError if the tables lack one."""
+        wanted = set(neurons)
+        for neuron, lists, row in _examples(self.aggregate / "examples.parquet", wanted):
+            wanted.remove(neuron)
+            yield self._page(neuron, lists, row)
+        if wanted:
+            raise InputError(
+                f"{self.aggregate / 'examples.parquet'} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
+                "materialize quadrant_aggregates again."
+            )
+
+    def _page(self, neuron: int, lists: dict[str, ExampleColumn], row: int) -> NeuronPage:
+        statistics, weights = self._statistics[neuron], self._weights[neuron]
+        orientation = int(weights["orientation"])
+        sign = orientation if self.view == "oriented" else 1
         quadrant_of = {name: oriented_quadrant(name, sign) for name in QUADRANTS}
         packed = pack_examples(
             [(ranked, lists[column(quadrant_of[quadrant], ranked)]) for quadrant, ranked in LISTS],
             row,
             sign,
-            corpus,
-            vocabulary,
+            self.corpus,
+            self._vocabulary,
         )
-        counts, quadrants, scale = _statistics(statistics[neuron], quadrant_of, sign)
-        quadrants = [replace(quadrant, examples=_static_examples(packed, quadrant.name, corpus)) for quadrant in quadrants]
-        place = bisect_left(neurons, neuron)
+        counts, quadrants, scale = _statistics(statistics, quadrant_of, sign)
+        quadrants = [replace(quadrant, examples=_static_examples(packed, quadrant.name, self.corpus)) for quadrant in quadrants]
+        place = bisect_left(self.neurons, neuron)
         data = {
-            "layer": layer,
+            "layer": self.layer,
             "neuron": neuron,
-            "function": activation,
-            "special": shared["special"],
+            "function": self.activation,
+            "special": self._shared["special"],
             "scale": scale,
             "lists": packed.lists,
             "counts": counts,
             "sizes": packed.sizes,
             "packed": base64.b64encode(packed.packed).decode("ascii"),
         }
-        text = template.render(
-            **shared,
+        text = self._template.render(
+            **self._shared,
             neuron=neuron,
-            previous=neurons[place - 1] if place else None,
-            next=neurons[place + 1] if place + 1 < len(neurons) else None,
+            previous=self.neurons[place - 1] if place else None,
+            next=self.neurons[place + 1] if place + 1 < len(self.neurons) else None,
             orientation=orientation,
             sign=sign,
-            place=_place(statistics[neuron], several),
-            positions=statistics[neuron]["positions"],
-            routed=statistics[neuron]["routed"],
-            zero=statistics[neuron]["zero"],
+            place=_place(statistics, self._several),
+            positions=statistics["positions"],
+            routed=statistics["routed"],
+            zero=statistics["zero"],
             quadrants=quadrants,
-            weights=_weights(weight_rows[neuron], sign, vocabulary),
-            chance=_chance(baselines, weight_rows[neuron]),
+            weights=_weights(weights, sign, self._vocabulary),
+            chance=_chance(self._baselines, weights),
             data=data,
         )
-        size = write_page(folder / f"{neuron}.html", text)
-        written, total, largest = written + 1, total + size, max(largest, size)
-        summaries.append(
-            (
-                neuron,
-                _place(statistics[neuron], several),
-                [quadrant.share for quadrant in quadrants],
-                weight_rows[neuron]["class"],
-                _best(quadrants),
-            )
-        )
-        progress(written, len(neurons))
-    if written != len(neurons):
-        raise InputError(
-            f"{aggregate / 'examples.parquet'} holds {written} of the {len(neurons)} neurons that get pages; "
-            "materialize quadrant_aggregates again."
-        )
-    summaries.sort(key=lambda summary: summary[0])
-    text = (
-        environment()
-        .get_template("layer.html")
-        .render(**shared, neurons=summaries, width=dict(site_map.layers)[layer], table=len(summaries) <= TABLE_NEURONS)
-    )
-    total += write_page(folder / "index.html", text)
+        shares = [quadrant.share for quadrant in quadrants]
+        summary = Summary(neuron, _place(statistics, self._several), shares, weights["class"], _best(quadrants))
+        return NeuronPage(neuron, {f"{neuron}.html": text.encode("utf-8", "replace")}, summary)
+
+    def index(self, summaries: Iterable[Summary]) -> bytes:
+        """The page of the layer, which lists its neurons' pages."""
+        ordered = sorted(summaries, key=lambda summary: summary.neuron)
+        template = environment().get_template("layer.html")
+        width, table = dict(self.site_map.layers)[self.layer], len(ordered) <= TABLE_NEURONS
+        return template.render(**self._shared, neurons=ordered, width=width, table=table).encode("utf-8", "replace")
+
+
+def render_neuron_pages(site: Path, layer_pages: LayerPages, progress: Progress = no_progress) -> RenderReport:
+    """Write the pages of one layer of one checkpoint into `site/<checkpoint key>/<layer>/`.
+
+    Pages of neurons that are no longer selected are deleted. Progress counts pages.
+    """
+    neurons = layer_pages.neurons
+    key, layer = layer_pages.checkpoint_key, layer_pages.layer
+    folder = site / key / f"{layer:02d}"
+    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | ({"index.html"} if neurons else set()))
+    if not neurons:
+        return RenderReport(0, 0, 0, ())
+    total = largest = 0
+    summaries = []
+    for page in layer_pages.pages(neurons):
+        for name, content in page.files.items():
+            write_page(folder / name, content)
+        total, largest = total + page.size, max(largest, page.size)
+        summaries.append(page.summary)
+        progress(len(summaries), len(neurons))
+    total += write_page(folder / "index.html", layer_pages.index(summaries))
     samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, len(neurons) - 1))
-    return RenderReport(written, total, largest, tuple(f"{checkpoint_key}/{layer:02d}/{neuron}.html" for neuron in samples))
+    return RenderReport(len(summaries), total, largest, tuple(f"{key}/{layer:02d}/{neuron}.html" for neuron in samples))
 
 
 def _rows_by_neuron(path: Path) -> dict[int, dict[str, Any]]:

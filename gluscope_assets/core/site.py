@@ -38,9 +38,9 @@ def render_site(
             entries.append({"key": key, "name": name, "layers": layers})
     shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}, **_drawing(finding, entries)}
     _write_static(site / "static")
-    write_page(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}))
+    write_page(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}).encode())
     for name in ("index.html", "about.html"):
-        write_page(site / name, environment().get_template(name).render(**shared))
+        write_page(site / name, environment().get_template(name).render(**shared).encode("utf-8", "replace"))
     pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]
     sizes = [path.stat().st_size for path in site.rglob("*") if path.is_file()]
     return RenderReport(

@@ -70,9 +70,8 @@ def environment() -> jinja2.Environment:
     return environment
 
 
-def write_page(path: Path, text: str) -> int:
-    """Write `text` as UTF-8 and return its size."""
-    content = text.encode("utf-8", "replace")
+def write_page(path: Path, content: bytes) -> int:
+    """Write a file of the site, all or nothing, and return its size."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return len(content)

@@ -18,7 +18,7 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.inspection import inspect_checkpoint
 from gluscope_assets.core.links import broken_links
-from gluscope_assets.core.neuron_page import render_neuron_pages
+from gluscope_assets.core.neuron_page import LayerPages, render_neuron_pages
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
 from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.site import render_site
@@ -126,9 +126,9 @@ def rendered(
         layers=((layer, merged.neurons),), pages=(PageSelection(checkpoints="last", neurons="all"),),
     )  # fmt: skip
     site = folder / "site"
-    pages = render_neuron_pages(
-        site, site_map, key, layer, folder / "aggregate", folder / "weights.parquet", corpus, decoder, activation
-    )
+    weights = folder / "weights.parquet"
+    made = LayerPages(site_map, key, layer, folder / "aggregate", weights, corpus, decoder, activation)
+    pages = render_neuron_pages(site, made)
     render_site(site, site_map)
     assert pages.pages == merged.neurons
     assert broken_links(site) == []

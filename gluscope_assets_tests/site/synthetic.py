@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.findings import gate_frequency_finding
-from gluscope_assets.core.neuron_page import RenderReport, render_neuron_pages
+from gluscope_assets.core.neuron_page import LayerPages, RenderReport, render_neuron_pages
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.site import render_site
@@ -248,8 +248,7 @@ class Study:
 
     def render(self, site: Path, key: str = "late-1111111", layer: int = 0, **options: Any) -> RenderReport:
         """Render this study's tables as one layer of a checkpoint."""
-        return render_neuron_pages(
-            site,
+        pages = LayerPages(
             options.pop("site_map", None) or self.site_map(),
             key,
             layer,
@@ -260,6 +259,7 @@ class Study:
             options.pop("activation", "silu"),
             **options,
         )
+        return render_neuron_pages(site, pages)
 
     def build(self, site: Path) -> Path:
         """A whole site of two checkpoints with two layers each."""
