@@ -8,9 +8,10 @@ depends on how large the plot is shown. Colours, sizes and words belong to the s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gluscope_assets.core.findings import Finding, Floats, LayerFinding
 
@@ -116,18 +117,21 @@ def _panel(layer: LayerFinding, across: Axis, up: Axis) -> Panel:
         dots = [f"M{left} {top}h0" for left, top in places]
         return Panel(layer, tuple("".join(dots[first::LAYINGS]) for first in range(min(LAYINGS, len(dots)))), ())
     counts, _, _ = np.histogram2d(y, x, bins=(ROWS, COLUMNS), range=((0, 1), (0, 1)))
-    return Panel(layer, (), _shaded(counts))
+    return Panel(layer, (), shaded(counts))
 
 
-def _shaded(counts: Floats) -> tuple[tuple[int, str], ...]:
+def shaded(counts: npt.NDArray[Any]) -> tuple[tuple[int, str], ...]:
     """The filled squares of a grid by shade, those beside one another as one line."""
     # Logarithmic: the sparse squares far from the centre show the direction.
     most = max(math.log(counts.max()), 1e-9)
     shade = np.where(counts > 0, 1 + np.minimum(SHADES * np.log(np.maximum(counts, 1)) / most, SHADES - 1), 0).astype(int)
+    # An empty square after each row keeps lines from running on into the next one.
+    width = shade.shape[1] + 1
+    flat = np.pad(shade, ((0, 0), (0, 1))).ravel()
+    first = np.flatnonzero(np.diff(flat, prepend=0))
+    length, row, column = np.diff(first, append=len(flat)), first // width, first % width
     paths: dict[int, list[str]] = {}
-    for row, cells in enumerate(shade):
-        bounds = [0, *(np.flatnonzero(np.diff(cells)) + 1).tolist(), len(cells)]
-        for first, end in pairwise(bounds):
-            if cells[first]:
-                paths.setdefault(int(cells[first]), []).append(f"M{first} {row}.5h{end - first}")
+    for of, left, top, run in zip(flat[first].tolist(), column.tolist(), row.tolist(), length.tolist(), strict=True):
+        if of:
+            paths.setdefault(of, []).append(f"M{left} {top}.5h{run}")
     return tuple((shade, "".join(paths[shade])) for shade in sorted(paths))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -54,6 +56,16 @@ def format_number(value: float | None, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
+def format_rows(numbers: Mapping[str, Iterable[float | None]]) -> Markup:
+    """The rows of a table of activations, `format_number` of each value. Those of in and post change sign between views."""
+    rows = []
+    for activation, values in numbers.items():
+        odd = " data-odd" if activation in ("in", "post") else ""
+        cells = "".join([f"<td>{format_number(value)}</td>" for value in values])
+        rows.append(f'<tr{odd}><th scope="row">{activation}</th>{cells}</tr>')
+    return Markup("".join(rows))
+
+
 def format_decimal(value: float | None, digits: int) -> str:
     """`digits` digits after the point with a true minus sign; a dash for what is not there."""
     if value is None or not math.isfinite(value):
@@ -75,3 +87,17 @@ def format_place(place: Place) -> str:
 def quadrant_label(name: str) -> str:
     """`gate+_in-` as text: `gate+ in−`."""
     return name.replace("_", "\u2002").replace("-", "−")
+
+
+def format_tick(value: float) -> str:
+    """A round number without superfluous digits."""
+    return f"{value:.6g}".replace("-", "−")
+
+
+def bibtex(text: str) -> str:
+    """`text` inside the braces of a BibTeX field."""
+    return re.sub(r"([\\{}$&#%_^~])", lambda found: BIBTEX.get(found[1], "\\" + found[1]), text)
+
+
+BIBTEX = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
+"""The signs that are not written with a backslash before them."""

@@ -5,47 +5,56 @@ checks on the result to `links`. Nothing is computed from activations here beyon
 """
 
 import base64
+import html
 import math
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
+import gluscope_assets
 from gluscope_assets.core.activation import activation_function
+from gluscope_assets.core.density import picture_of
+from gluscope_assets.core.distribution import QUANTILES, SampledNeuron, frequency_interval
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file
-from gluscope_assets.core.formats import Place, format_number, signed
-from gluscope_assets.core.page_data import ExampleColumn, PackedExamples, Texts, Vocabulary, pack_examples
-from gluscope_assets.core.progress import Progress, no_progress
+from gluscope_assets.core.formats import Place, format_number, safe_json, signed
+from gluscope_assets.core.page_data import (
+    ExampleColumn,
+    PackedExamples,
+    RememberedTexts,
+    SampleWindows,
+    Texts,
+    Vocabulary,
+    Windows,
+    pack_examples,
+)
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.site_map import SiteMap
-from gluscope_assets.core.templates import environment, write_page
+from gluscope_assets.core.templates import environment
 from gluscope_assets.core.tokens import TokenDecoder, visible
 
-NEURONS_AT_ONCE = 32
-"""Neurons whose examples are in memory together."""
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
 STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
+NEAR_BEFORE, NEAR_AFTER = 32, 16
+"""Positions around the peak of the example that stands first."""
+REST = "‥"
+"""Stands for a token that has the rest of the character before it."""
 _SPACES = re.compile(" {3,}")
 
 TABLE_NEURONS = 2048
 """A layer with more pages lists them as plain links, without a row of figures each."""
-
-
-@dataclass(frozen=True)
-class RenderReport:
-    """What was written."""
-
-    pages: int
-    bytes: int
-    largest_bytes: int
-    samples: tuple[str, ...]
-    """Up to three pages, relative to the site."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,12 @@ class QuadrantView:
     count: int
     share: float
     """Of the positions routed to the neuron's expert; of all for a neuron that sees all."""
-    rows: list[tuple[str, list[str]]]
-    """(activation, [mean, standard deviation, value with the largest size]) as text."""
+    interval: tuple[float, float] | None
+    """The share's 95 % interval, positions taken as independent draws."""
+    sampled: int
+    """Positions of the sample that fall in it."""
+    numbers: dict[str, list[float | None]]
+    """For each activation its mean, standard deviation, value with the largest size, and `QUANTILES` of the sample."""
     examples: list["StaticExample"] = field(default_factory=list)
 
 
@@ -77,6 +90,17 @@ class StaticExample:
     document: str
     text: int
     position: int
+
+    def row(self, number: int) -> Markup:
+        """The example as the item `number` of a list."""
+        left, peak, right, document = map(html.escape, (self.left, self.peak, self.right, self.document))
+        return Markup(
+            f'<li class="example"><span class="rank">{number}</span><span class="value">{self.value}</span><span class="line">'
+            f'<span class="left"><bdi>{left}</bdi></span>'
+            f'<span class="right"><mark>{peak}</mark><bdi>{right}</bdi></span></span>'
+            f'<span class="source" title="{document}, text {self.text}, position {self.position}"><bdi>{document}</bdi> '
+            f"<span>{self.text}:{self.position}</span></span></li>"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,10 +131,15 @@ class NeuronPage:
         return sum(map(len, self.files.values()))
 
 
-class LayerPages:
-    """Makes the pages of one layer of one checkpoint from its tables, which are opened once.
+FIRST_LISTS = tuple((quadrant, "post") for quadrant in QUADRANTS)
+"""The lists in the page itself; all others are in its second file."""
+OTHER_LISTS = tuple(ranked for ranked in LISTS if ranked[1] != "post")
 
-    `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights.
+
+class LayerPages:
+    """Makes the pages of one layer of one checkpoint from its tables, which are opened once and read in parts.
+
+    `aggregate` is the layer's folder of an aggregate, `weights` its file of weights, `activation` the name of σ.
     """
 
     def __init__(
@@ -127,84 +156,131 @@ class LayerPages:
         count_special_tokens: bool = False,
     ) -> None:
         self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
-        self.aggregate, self.corpus, self.view, self.activation = aggregate, corpus, view, activation
+        self.corpus, self.view, self.activation = RememberedTexts(corpus), view, activation
+        self.function = activation_function(activation)
         self.neurons = site_map.neurons(checkpoint_key, layer)
         """Those that get a page when the site is built. Any other can be asked for."""
-        self._statistics = _rows_by_neuron(aggregate / "statistics.parquet")
-        self._several = any(row["expert"] is not None or row["index"] != row["neuron"] for row in self._statistics.values())
-        self._weights = _rows_by_neuron(weights)
+        lists = [column(quadrant, ranked) for quadrant, ranked in LISTS]
+        self._statistics = NeuronTable(aggregate / "statistics.parquet")
+        self._weights = NeuronTable(weights)
+        self._examples = NeuronTable(aggregate / "examples.parquet", lists)
+        self._sample = NeuronTable(aggregate / "sample.parquet", ["gate", "in"])
+        positions = pq.read_table(require_file(aggregate / "positions.parquet"))
+        text, position = (positions[name].to_numpy().astype(np.int64) for name in ("text", "position"))
+        self._sample_windows = SampleWindows(text, position, corpus)
+        self._several = self._statistics.has_several_mlps()
         self._baselines = read_provenance(weights).get("random_baseline", {})
         self._vocabulary = Vocabulary(decoder)
         self._template = environment().get_template("neuron.html")
+        provenance = read_provenance(aggregate / "statistics.parquet")
         self._shared = {
             "root": "../../",
             "map": site_map,
             "key": checkpoint_key,
             "checkpoint": site_map.name_of(checkpoint_key),
             "layer": layer,
-            "function": activation_function(activation),
+            "function": self.function,
             "view": view,
-            "provenance": _shown_provenance(read_provenance(aggregate / "statistics.parquet")),
+            "provenance": _shown_provenance(provenance),
+            "weights_hash": str(provenance.get("weights_hash", "")),
             "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
+            "version": gluscope_assets.__version__,
         }
 
     def pages(self, neurons: Iterable[int]) -> Iterator[NeuronPage]:
         """The pages of `neurons` in the tables' order. InputError if the tables lack one."""
         wanted = set(neurons)
-        for neuron, lists, row in _examples(self.aggregate / "examples.parquet", wanted):
-            wanted.remove(neuron)
-            yield self._page(neuron, lists, row)
+        for first, end in self._examples.groups:
+            chosen = [neuron for neuron in range(first, end) if neuron in wanted]
+            if not chosen:
+                continue
+            # From the first that is asked for: a server asks for one.
+            first, end = chosen[0], chosen[-1] + 1
+            statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
+            sample, examples = self._sample.read(first, end), self._examples.read(first, end)
+            lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
+            gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
+            for neuron in chosen:
+                row = neuron - first
+                yield self._page(statistics[row], weights[row], lists, row, gates[row], ins[row])
+            wanted.difference_update(chosen)
         if wanted:
             raise InputError(
-                f"{self.aggregate / 'examples.parquet'} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
+                f"{self._examples.path} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
                 "materialize quadrant_aggregates again."
             )
 
-    def _page(self, neuron: int, lists: dict[str, ExampleColumn], row: int) -> NeuronPage:
-        statistics, weights = self._statistics[neuron], self._weights[neuron]
-        orientation = int(weights["orientation"])
+    def _page(
+        self,
+        statistics: dict[str, Any],
+        weights: dict[str, Any],
+        lists: Mapping[tuple[str, str], ExampleColumn],
+        row: int,
+        gate: Floats,
+        in_: Floats,
+    ) -> NeuronPage:
+        neuron, orientation = statistics["neuron"], int(weights["orientation"])
         sign = orientation if self.view == "oriented" else 1
         quadrant_of = {name: oriented_quadrant(name, sign) for name in QUADRANTS}
-        packed = pack_examples(
-            [(ranked, lists[column(quadrant_of[quadrant], ranked)]) for quadrant, ranked in LISTS],
-            row,
-            sign,
-            self.corpus,
-            self._vocabulary,
-        )
-        counts, quadrants, scale = _statistics(statistics, quadrant_of, sign)
-        quadrants = [replace(quadrant, examples=_static_examples(packed, quadrant.name, self.corpus)) for quadrant in quadrants]
+        sampled = SampledNeuron.from_gate_and_in(gate, in_, sign, self.function)
+
+        def ranked(names: Iterable[tuple[str, str]]) -> list[Windows]:
+            odd = ("in", "post")
+            return [lists[quadrant_of[name], of].windows(row, sign, of in odd) for name, of in names]
+
+        first = pack_examples(ranked(FIRST_LISTS), self.corpus, self._vocabulary)
+        chosen: list[tuple[Integers, list[float]]] = [(sampled.random_examples(number), []) for number in range(len(QUADRANTS))]
+        chosen += [sampled.quantile_examples(number) for number in range(len(QUADRANTS))]
+        windows = [
+            self._sample_windows.windows(sampled.place[at], sampled.values[0, at], sampled.values[1, at], sampled.values[3, at])
+            for at, _ in chosen
+        ]
+        rest = pack_examples([*ranked(OTHER_LISTS), *windows], self.corpus, self._vocabulary)
+        quadrants = _quadrants(statistics, quadrant_of, sign, sampled)
+        for place, quadrant in enumerate(quadrants):
+            quadrant.examples.extend(_static_examples(first, place, self.corpus))
         place = bisect_left(self.neurons, neuron)
-        data = {
-            "layer": self.layer,
-            "neuron": neuron,
-            "function": self.activation,
-            "special": self._shared["special"],
-            "scale": scale,
-            "lists": packed.lists,
-            "counts": counts,
-            "sizes": packed.sizes,
-            "packed": base64.b64encode(packed.packed).decode("ascii"),
-        }
         text = self._template.render(
             **self._shared,
             neuron=neuron,
             previous=self.neurons[place - 1] if place else None,
-            next=self.neurons[place + 1] if place + 1 < len(self.neurons) else None,
+            next=next((after for after in self.neurons[place : place + 2] if after > neuron), None),
             orientation=orientation,
             sign=sign,
             place=_place(statistics, self._several),
             positions=statistics["positions"],
             routed=statistics["routed"],
             zero=statistics["zero"],
+            sampled=len(sampled.place),
+            picture=picture_of(sampled.density()),
             quadrants=quadrants,
             weights=_weights(weights, sign, self._vocabulary),
             chance=_chance(self._baselines, weights),
-            data=data,
+            data=_with_examples(
+                {
+                    "activation": self.activation,
+                    "special": self._shared["special"],
+                    "orientation": orientation,
+                    "positions": statistics["positions"],
+                    "routed": statistics["routed"],
+                    "zero": statistics["zero"],
+                    "quadrants": [
+                        {"count": quadrant.count, "sampled": quadrant.sampled, **_rounded(quadrant.numbers)}
+                        for quadrant in quadrants
+                    ],
+                },
+                first,
+            ),
         )
+        name = f"{self.checkpoint_key}/{self.layer}/{neuron}"
+        data = _with_examples({"quantiles": [quantiles for _, quantiles in chosen[len(QUADRANTS) :]]}, rest)
+        files = {
+            f"{neuron}.html": text.encode("utf-8", "replace"),
+            f"{neuron}.js": f"gluscope.provide({safe_json(name)},{data});\n".encode(),
+        }
         shares = [quadrant.share for quadrant in quadrants]
         summary = Summary(neuron, _place(statistics, self._several), shares, weights["class"], _best(quadrants))
-        return NeuronPage(neuron, {f"{neuron}.html": text.encode("utf-8", "replace")}, summary)
+        return NeuronPage(neuron, files, summary)
 
     def index(self, summaries: Iterable[Summary]) -> bytes:
         """The page of the layer, which lists its neurons' pages."""
@@ -214,68 +290,73 @@ class LayerPages:
         return template.render(**self._shared, neurons=ordered, width=width, table=table).encode("utf-8", "replace")
 
 
-def render_neuron_pages(site: Path, layer_pages: LayerPages, progress: Progress = no_progress) -> RenderReport:
-    """Write the pages of one layer of one checkpoint into `site/<checkpoint key>/<layer>/`.
+class NeuronTable:
+    """A table with a row a neuron, in the order of neurons, read in parts."""
 
-    Pages of neurons that are no longer selected are deleted. Progress counts pages.
-    """
-    neurons = layer_pages.neurons
-    key, layer = layer_pages.checkpoint_key, layer_pages.layer
-    folder = site / key / f"{layer:02d}"
-    _remove_other_pages(folder, {f"{neuron}.html" for neuron in neurons} | ({"index.html"} if neurons else set()))
-    if not neurons:
-        return RenderReport(0, 0, 0, ())
-    total = largest = 0
-    summaries = []
-    for page in layer_pages.pages(neurons):
-        for name, content in page.files.items():
-            write_page(folder / name, content)
-        total, largest = total + page.size, max(largest, page.size)
-        summaries.append(page.summary)
-        progress(len(summaries), len(neurons))
-    total += write_page(folder / "index.html", layer_pages.index(summaries))
-    samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, len(neurons) - 1))
-    return RenderReport(len(summaries), total, largest, tuple(f"{key}/{layer:02d}/{neuron}.html" for neuron in samples))
+    def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
+        self.path = path
+        self._file = pq.ParquetFile(require_file(path))
+        self._columns = None if columns is None else ["neuron", *columns]
+        metadata = self._file.metadata
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        ends = np.cumsum(rows, dtype=int).tolist()
+        self.groups: list[tuple[int, int]] = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+        """[first, end) of the neurons that are stored together."""
 
+    def read(self, first: int, end: int) -> pa.Table:
+        """The rows of the neurons [first, end). InputError if the rows are not in the order of neurons."""
+        groups = [number for number, (low, high) in enumerate(self.groups) if low < end and high > first]
+        table = self._file.read_row_groups(groups, columns=self._columns)
+        table = table.slice(first - self.groups[groups[0]][0] if groups else 0, end - first)
+        if table["neuron"].to_pylist() != list(range(first, end)):
+            raise InputError(f"{self.path} lacks neurons {first} to {end - 1} in this order; materialize its asset again.")
+        return table
 
-def _rows_by_neuron(path: Path) -> dict[int, dict[str, Any]]:
-    return {row["neuron"]: row for row in pq.read_table(require_file(path)).to_pylist()}
-
-
-def _examples(path: Path, selected: set[int]) -> Iterator[tuple[int, dict[str, ExampleColumn], int]]:
-    """(neuron, its batch's lists, its row in the batch) for each selected neuron, with one batch in memory."""
-    names = ["neuron", *(column(quadrant, ranked) for quadrant, ranked in LISTS)]
-    with pq.ParquetFile(require_file(path)) as file:
-        for batch in file.iter_batches(batch_size=NEURONS_AT_ONCE, columns=names):
-            rows = [(row, neuron) for row, neuron in enumerate(batch["neuron"].to_pylist()) if neuron in selected]
-            if rows:
-                lists = {name: ExampleColumn.from_arrow(batch[name]) for name in names[1:]}
-                for row, neuron in rows:
-                    yield neuron, lists, row
+    def has_several_mlps(self) -> bool:
+        """Whether the layer has more than one gated MLP, so that a neuron's number does not say its place."""
+        table = self._file.read(columns=["neuron", "expert", "index"])
+        return table["expert"].null_count < table.num_rows or not table["index"].equals(table["neuron"])
 
 
-def _statistics(
-    row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int
-) -> tuple[list[int], list[QuadrantView], dict[str, float]]:
-    """Counts, the quadrants' tables, and the largest |value| of each activation, for one neuron in the page's view."""
-    scale = dict.fromkeys(ACTIVATIONS, 0.0)
-    quadrants = []
-    for name, raw in quadrant_of.items():
+def _rows_of(column: pa.ChunkedArray) -> Floats:
+    """[neurons, sample] of a column of lists, NaN for null."""
+    cells = column.combine_chunks()
+    values: Floats = cells.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return values.reshape(len(cells), -1)
+
+
+def _with_examples(data: Mapping[str, Any], examples: PackedExamples) -> Markup:
+    """JSON of `data` and the examples for a script. base64 needs no escapes, and is by far the largest part."""
+    head = safe_json({**data, "lists": examples.lists, "sizes": examples.sizes})
+    return Markup(f'{head[:-1]},"packed":"{base64.b64encode(examples.packed).decode("ascii")}"}}')
+
+
+def _rounded(numbers: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    """To 7 digits, which is what float32 holds."""
+    return {name: [None if value is None else float(f"{value:.7g}") for value in values] for name, values in numbers.items()}
+
+
+def _quadrants(row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int, sampled: SampledNeuron) -> list[QuadrantView]:
+    """The quadrants of one neuron in the page's view."""
+    views = []
+    for name, inside, quantiles in zip(QUADRANTS, sampled.counts(), sampled.quantiles(), strict=True):
+        raw = quadrant_of[name]
         count = row[f"{raw}_count"]
-        rows = []
+        numbers: dict[str, list[float | None]] = {}
         for activation in ACTIVATIONS:
             prefix = column(raw, activation)
             if not count:
-                rows.append((activation, ["–"] * 3))
+                numbers[activation] = [None] * (3 + len(QUANTILES))
                 continue
             mean, size = row[f"{prefix}_sum"] / count, row[f"{prefix}_largest"]
             deviation = math.sqrt(max(row[f"{prefix}_sum_of_squares"] / count - mean * mean, 0.0))
             if sign < 0 and activation in ("in", "post"):
                 mean = -mean
-            scale[activation] = max(scale[activation], size)
-            rows.append((activation, [format_number(value) for value in (mean, deviation, math.copysign(size, mean))]))
-        quadrants.append(QuadrantView(name, count, count / row["routed"] if row["routed"] else 0.0, rows))
-    return [quadrant.count for quadrant in quadrants], quadrants, scale
+            known = quantiles.get(activation, [None] * len(QUANTILES))
+            numbers[activation] = [mean, deviation, math.copysign(size, mean), *known]
+        share = count / row["routed"] if row["routed"] else 0.0
+        views.append(QuadrantView(name, count, share, frequency_interval(count, row["routed"]), inside, numbers))
+    return views
 
 
 def _place(row: Mapping[str, Any], several: bool) -> Place | None:
@@ -283,30 +364,34 @@ def _place(row: Mapping[str, Any], several: bool) -> Place | None:
     return Place(row["mlp"], row["expert"], row["index"]) if several else None
 
 
-def _static_examples(packed: PackedExamples, quadrant: str, texts: Texts) -> list[StaticExample]:
-    """The first examples of a quadrant by |post|."""
-    place = LISTS.index((quadrant, "post"))
+def _static_examples(packed: PackedExamples, place: int, texts: Texts) -> list[StaticExample]:
+    """The first examples of one of `FIRST_LISTS`."""
     head = sum(packed.lists[:place])
     out = []
     for example in range(head, head + min(packed.lists[place], STATIC_EXAMPLES)):
         first, peak, end = int(packed.first[example]), int(packed.peak[example]), int(packed.end[example])
-        shown = [packed.pieces[piece].replace("\n", "") for piece in packed.piece[first:end]]
+        shown = [packed.pieces[piece] for piece in packed.piece[first:end].tolist()]
         left, right = shown[: peak - first], shown[peak - first + 1 :]
         out.append(
             StaticExample(
                 post=float(packed.post[example]),
                 value=signed(float(packed.post[example])),
-                left="".join(left),
-                peak=shown[peak - first],
-                right="".join(right),
-                near_left=_SPACES.sub("  ", "".join(left[-20:])),
-                near_right=_SPACES.sub("  ", "".join(right[:16])),
+                left=_line(left),
+                peak=_line([shown[peak - first]]) or REST,
+                right=_line(right),
+                near_left=_SPACES.sub("  ", _line(left[-NEAR_BEFORE:])),
+                near_right=_SPACES.sub("  ", _line(right[:NEAR_AFTER])),
                 document=visible(texts.document_of(int(packed.text[example]))),
                 text=int(packed.text[example]),
                 position=int(packed.position[example]),
             )
         )
     return out
+
+
+def _line(pieces: Sequence[str]) -> str:
+    """Pieces on one line."""
+    return "".join(pieces).replace("\n", "")
 
 
 def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:
@@ -318,14 +403,13 @@ def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:
 def _weights(row: Mapping[str, Any], sign: int, vocabulary: Vocabulary) -> dict[str, Any]:
     """The weights' view of one neuron in the page's view: w_in and w_out multiplied by `sign`."""
 
-    def chips(name: str, factor: int = 1) -> list[tuple[str, str]]:
-        return [
-            (
-                vocabulary[entry["token"]].replace("\n", ""),
-                f"token {entry['token']}, {signed(factor * entry['score'], 3)}",
-            )
-            for entry in row[name] or ()
-        ]
+    def chips(name: str, factor: int = 1) -> Markup:
+        """Made here and not in the template, as the cells of the tables are: there are hundreds of them a page."""
+        made = []
+        for entry in row[name] or ():
+            token, score = entry["token"], signed(factor * entry["score"], 3)
+            made.append(f'<li title="token {token}, {score}">{vocabulary.chip(token)}</li>')
+        return Markup("".join(made))
 
     swapped = sign < 0
     return {
@@ -356,19 +440,13 @@ def _chance(baselines: Any, row: Mapping[str, Any]) -> tuple[str, str] | None:
     return first, second
 
 
-def _shown_provenance(provenance: Mapping[str, object]) -> list[tuple[str, str, str]]:
-    """(name, short value, full value) of what fits on a page."""
+def _shown_provenance(provenance: Mapping[str, object]) -> Markup:
+    """What of the provenance fits on a page, as HTML: it is the same on all pages of a layer."""
     shown = []
     for name, value in sorted(provenance.items()):
         if isinstance(value, str | int | float):
             full = str(value)
             is_hash = len(full) >= 32 and all(digit in "0123456789abcdef" for digit in full)
-            shown.append((name.replace("_", " "), full[:12] if is_hash else full[:60], full))
-    return shown
-
-
-def _remove_other_pages(folder: Path, names: set[str]) -> None:
-    if folder.is_dir():
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".html") and entry.name not in names:
-                os.unlink(entry.path)
+            pair = Markup('<div><dt>{}</dt><dd title="{}">{}</dd></div>')
+            shown.append(pair.format(name.replace("_", " "), full, full[:12] if is_hash else full[:60]))
+    return Markup("").join(shown)

@@ -4,14 +4,16 @@ How the page shows them belongs to `render` and the templates. Windows of one te
 as a segment; every example points into one.
 """
 
-import zlib
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from isal import isal_zlib
 
 from gluscope_assets.core.tokens import CONTEXT_TOKENS, TokenDecoder, visible
 
@@ -19,6 +21,11 @@ MOST_EXAMPLES = 16
 """Examples of a list that a page shows; a study may keep more."""
 MOST_BEFORE, MOST_AFTER = 47, 16
 """Positions of a window that a page shows before and after the peak; a study may keep more."""
+SAMPLE_BEFORE, SAMPLE_AFTER = 31, 12
+"""Positions that a page shows around a sampled one, of which it has the text alone."""
+
+MOST_REMEMBERED = 1 << 16
+"""Names of documents that are kept in memory."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -37,18 +44,60 @@ class Texts(Protocol):
     def start_of(self, text: int) -> int: ...
 
 
+class RememberedTexts:
+    """Texts whose documents' names are kept once asked for: neurons share their texts."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.special_token_ids = texts.special_token_ids
+        self.tokens_of, self.start_of = texts.tokens_of, texts.start_of
+        self.document_of = lru_cache(MOST_REMEMBERED)(texts.document_of)
+
+
 class Vocabulary:
     """Token pieces as pages show them, made once and kept."""
 
     def __init__(self, decoder: TokenDecoder) -> None:
         self.decoder = decoder
         self._shown: dict[int, str] = {}
+        self._chips: dict[int, str] = {}
 
     def __getitem__(self, token: int) -> str:
         shown = self._shown.get(token)
         if shown is None:
             shown = self._shown[token] = visible(self.decoder.piece(token))
         return shown
+
+    def pieces(self, tokens: list[int]) -> list[str]:
+        """The pieces of `tokens`."""
+        try:
+            return [self._shown[token] for token in tokens]
+        except KeyError:
+            return [self[token] for token in tokens]
+
+    def chip(self, token: int) -> str:
+        """The piece of one token as HTML, on one line."""
+        shown = self._chips.get(token)
+        if shown is None:
+            shown = self._chips[token] = html.escape(self[token].replace("\n", ""))
+        return shown
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Examples of one neuron with what is known of the positions around their peaks."""
+
+    value: Floats
+    post: Floats
+    text: Integers
+    position: Integers
+    low: Integers
+    """These five are [examples]; `low` is the first position of the window."""
+    length: Integers
+    """[examples], positions of the window; those of the arrays below follow one another."""
+    token: npt.NDArray[np.int32]
+    gate: Floats
+    """NaN where nothing is known: the position was not routed to the neuron's expert, or its values are not kept."""
+    in_: Floats
 
 
 @dataclass(frozen=True)
@@ -65,7 +114,7 @@ class ExampleColumn:
     """These five are [examples]."""
     window: Integers
     """[examples + 1]; example e has the positions window[e]:window[e + 1] of the three arrays below."""
-    token: Integers
+    token: npt.NDArray[np.int32]
     gate: Floats
     in_: Floats
 
@@ -90,15 +139,57 @@ class ExampleColumn:
             position=numbers("position", np.int64),
             start=numbers("start", np.int64),
             window=_offsets(fields["token"]),
-            token=numbers("token", np.int64),
+            token=numbers("token", np.int32),
             gate=numbers("gate", np.float32),
             in_=numbers("in", np.float32),
         )
 
+    def windows(self, neuron: int, sign: int, odd: bool) -> Windows:
+        """The examples of row `neuron` that a page shows, in and post multiplied by `sign`; the value too if it is `odd`."""
+        head = int(self.first[neuron])
+        end = min(int(self.first[neuron + 1]), head + MOST_EXAMPLES)
+        rows = slice(head, end)
+        position, start = self.position[rows], self.start[rows]
+        first = self.window[head : end + 1]
+        low = np.maximum(start, position - MOST_BEFORE)
+        length = np.minimum(start + np.diff(first), position + 1 + MOST_AFTER) - low
+        cells: slice | Integers = slice(int(first[0]), int(first[-1]))
+        if int(length.sum()) < int(first[-1] - first[0]):
+            cells = _ranges(first[:-1] + low - start, length)
+        value, post, in_ = self.value[rows], self.post[rows], self.in_[cells]
+        if sign < 0:
+            value, post, in_ = -value if odd else value, -post, -in_
+        return Windows(value, post, self.text[rows], position, low, length, self.token[cells], self.gate[cells], in_)
+
+
+class SampleWindows:
+    """The texts around the sampled positions, which are the same for all neurons."""
+
+    def __init__(self, text: Integers, position: Integers, texts: Texts) -> None:
+        self.text, self.position = text, position
+        tokens = [texts.tokens_of(int(number)) for number in text]
+        self.low = np.maximum(position - SAMPLE_BEFORE, 0)
+        high = np.minimum(position + 1 + SAMPLE_AFTER, [len(part) for part in tokens]) if len(tokens) else self.low
+        self.length = high - self.low
+        self.first = np.cumsum(self.length) - self.length
+        bounds = zip(tokens, self.low.tolist(), high.tolist(), strict=True)
+        parts = [part[low:end] for part, low, end in bounds]
+        self.token = np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, dtype=np.int32)
+
+    def windows(self, place: Integers, gate: Floats, in_: Floats, post: Floats) -> Windows:
+        """The windows of the sampled positions `place`, each of which has gate, in and post: nothing is kept around them."""
+        length = self.length[place]
+        low, position = self.low[place], self.position[place]
+        cells = _ranges(self.first[place], length)
+        peak = np.cumsum(length) - length + position - low
+        around = np.full((2, len(cells)), np.nan, dtype=np.float32)
+        around[0, peak], around[1, peak] = gate, in_
+        return Windows(post, post, self.text[place], position, low, length, self.token[cells], around[0], around[1])
+
 
 @dataclass(frozen=True)
 class PackedExamples:
-    """One neuron's examples: the bytes for the script, and what the page shows without it."""
+    """Lists of one neuron's examples: the bytes for the script, and what the page shows without it."""
 
     packed: bytes
     """Deflated; `site/static/neuron.js` reads it and states the order of its parts."""
@@ -106,7 +197,6 @@ class PackedExamples:
     """Lengths of the packed parts: pieces, documents, segments, positions, wide gates, wide ins."""
     lists: list[int]
     """Examples in each list, in the order given."""
-    value: Floats
     post: Floats
     text: Integers
     position: Integers
@@ -121,93 +211,76 @@ class PackedExamples:
     pieces: list[str]
 
 
-def pack_examples(
-    lists: Sequence[tuple[str, ExampleColumn]], neuron: int, sign: int, texts: Texts, vocabulary: Vocabulary
-) -> PackedExamples:
-    """Pack row `neuron` of the batch. `lists` are (activation, column) in the page's order; `sign` multiplies in and post."""
-    spans = []
-    for activation, column in lists:
-        head = int(column.first[neuron])
-        end = min(int(column.first[neuron + 1]), head + MOST_EXAMPLES)
-        spans.append((column, head, end, sign if activation in ("in", "post") else 1))
-    text = np.concatenate([column.text[head:end] for column, head, end, _ in spans])
-    position = np.concatenate([column.position[head:end] for column, head, end, _ in spans])
-    start = np.concatenate([column.start[head:end] for column, head, end, _ in spans])
-    value = np.concatenate([column.value[head:end] * np.float32(factor) for column, head, end, factor in spans])
-    post = np.concatenate([column.post[head:end] for column, head, end, _ in spans]) * np.float32(sign)
-    length = np.concatenate([np.diff(column.window[head : end + 1]) for column, head, end, _ in spans])
-    inside = [(column, slice(int(column.window[head]), int(column.window[end]))) for column, head, end, _ in spans]
-    token = np.concatenate([column.token[part] for column, part in inside])
-    gate = np.concatenate([column.gate[part] for column, part in inside])
-    in_ = np.concatenate([column.in_[part] for column, part in inside]) * np.float32(sign)
-
-    low = np.maximum(start, position - MOST_BEFORE)
-    high = np.minimum(start + length, position + 1 + MOST_AFTER)
-    shown = high - low
-    source = _ranges(np.cumsum(length) - length + low - start, shown)
-
-    order, segment, segment_text, segment_low, segment_length = _segments(text, low, high)
+def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary) -> PackedExamples:
+    """Pack lists of one neuron's examples. Where windows overlap, the values of the earlier list stay."""
+    value, post, text, position, low, length, token, gate, in_ = (
+        np.concatenate([getattr(windows, name) for windows in lists])
+        for name in ("value", "post", "text", "position", "low", "length", "token", "gate", "in_")
+    )
+    order, segment, segment_text, segment_low, segment_length = _segments(text, low, low + length)
     segment_first = np.cumsum(segment_length) - segment_length
-    first = np.empty_like(low)
-    first[order] = segment_first[segment] + low[order] - segment_low[segment]
-    segment_of = np.empty_like(low)
+    offset, segment_of = np.empty_like(low), np.empty_like(low)
+    offset[order] = low[order] - segment_low[segment]
     segment_of[order] = segment
-    target = _ranges(first, shown)
+    first = segment_first[segment_of] + offset
+    target = _ranges(first, length)
     positions = int(segment_length.sum())
     tokens = np.zeros(positions, dtype=np.int64)
-    gates, ins = np.zeros((2, positions), dtype=np.float32)
-    tokens[target], gates[target], ins[target] = token[source], gate[source], in_[source]
+    tokens[target] = token
+    gates, ins = np.full((2, positions), np.nan, dtype=np.float32)
+    # Backwards: of several values for a place the last one stays.
+    known = np.flatnonzero(~np.isnan(gate))[::-1]
+    gates[target[known]], ins[target[known]] = gate[known], in_[known]
 
     piece, pieces, identities = _pieces(tokens, segment_text, segment_low, segment_first, texts, vocabulary)
-    document_of = [texts.document_of(int(number)) for number in segment_text]
-    documents = list(dict.fromkeys(document_of))
+    document_of = [texts.document_of(number) for number in segment_text.tolist()]
+    documents = {name: place for place, name in enumerate(dict.fromkeys(document_of))}
     narrow_gates, wide_gates = _narrow(gates)
     narrow_ins, wide_ins = _narrow(ins)
-    offset = first - segment_first[segment_of]
-    parts = [
+    strings = [
         "\0".join(pieces).encode("utf-8", "replace"),
-        "\0".join(name.replace("\0", "␀") for name in documents).encode("utf-8", "replace"),
-        _planes(identities, "<u4"),
-        _planes(segment_text, "<u4"),
-        _planes(np.array([texts.start_of(int(number)) for number in segment_text]), "<u4"),
-        _planes(segment_low, "<u4"),
-        _planes(np.array([documents.index(name) for name in document_of]), "<u2"),
-        _planes(segment_length, "<u2"),
-        _planes(value, "<f4"),
-        _planes(post, "<f4"),
-        _planes(segment_of, "<u2"),
-        _planes(offset, "<u2"),
-        _planes(offset + position - low, "<u2"),
-        _planes(offset + shown, "<u2"),
-        _planes(piece, "<u2"),
-        _planes(narrow_gates, "<f2"),
-        _planes(narrow_ins, "<f2"),
+        "\0".join(map(visible, documents)).encode("utf-8", "replace"),
+    ]
+    numbers = [
+        planes(identities, "<u4"),
+        planes(segment_text, "<u4"),
+        planes(np.array([texts.start_of(number) for number in segment_text.tolist()]), "<u4"),
+        planes(segment_low, "<u4"),
+        planes(np.array([documents[name] for name in document_of]), "<u2"),
+        planes(segment_length, "<u2"),
+        planes(value, "<f4"),
+        planes(post, "<f4"),
+        planes(segment_of, "<u2"),
+        planes(offset, "<u2"),
+        planes(offset + position - low, "<u2"),
+        planes(offset + length, "<u2"),
+        planes(piece, "<u2"),
+        planes(narrow_gates, "<f2"),
+        planes(narrow_ins, "<f2"),
         *(
             part
             for wide, values in ((wide_gates, gates), (wide_ins, ins))
-            for part in (_planes(wide, "<u4"), _planes(values[wide], "<f4"))
+            for part in (planes(wide, "<u4"), planes(values[wide], "<f4"))
         ),
     ]
-    compressor = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     return PackedExamples(
-        packed=compressor.compress(b"".join(parts)) + compressor.flush(),
+        packed=isal_zlib.compress(b"".join([*strings, *numbers]), 1, -isal_zlib.MAX_WBITS),
         sizes={
-            "pieceBytes": len(parts[0]),
-            "documentBytes": len(parts[1]),
+            "pieceBytes": len(strings[0]),
+            "documentBytes": len(strings[1]),
             "pieces": len(pieces),
             "segments": len(segment_text),
             "positions": positions,
             "wideGates": len(wide_gates),
             "wideIns": len(wide_ins),
         },
-        lists=[end - head for _, head, end, _ in spans],
-        value=value,
+        lists=[len(windows.text) for windows in lists],
         post=post,
         text=text,
         position=position,
         first=first,
         peak=first + position - low,
-        end=first + shown,
+        end=first + length,
         piece=piece,
         pieces=pieces,
     )
@@ -244,20 +317,20 @@ def _pieces(
 
     A token that splits a character has an entry for each text that it shows.
     """
-    unique, piece, count = np.unique(tokens, return_inverse=True, return_counts=True)
+    count = np.bincount(tokens)
+    unique = np.flatnonzero(count)
     # Frequent pieces get small numbers: that leaves the high bytes almost constant.
-    by_count = np.argsort(-count, kind="stable")
-    rank = np.empty_like(by_count)
-    rank[by_count] = np.arange(len(by_count))
-    piece = rank[piece]
-    identities = unique[by_count].tolist()
-    pieces = [vocabulary[identity] for identity in identities]
+    ordered = unique[np.argsort(-count[unique], kind="stable")]
+    # From here on a table of places: each token's in `ordered`.
+    count[ordered] = np.arange(len(ordered))
+    piece = count[tokens]
+    identities = ordered.tolist()
+    pieces = vocabulary.pieces(identities)
     decoder = vocabulary.decoder
-    runs = decoder.split_runs(tokens)
-    if runs:
+    if decoder.splits(ordered):
         entries: dict[tuple[int, str], int] = {}
         bounds = [*segment_first.tolist(), len(tokens)]
-        for run_first, run_end in runs:
+        for run_first, run_end in decoder.split_runs(tokens):
             place = run_first
             while place < run_end:
                 segment = int(np.searchsorted(segment_first, place, side="right")) - 1
@@ -282,13 +355,14 @@ def _narrow(values: Floats) -> tuple[npt.NDArray[np.float16], Integers]:
     """`values` in 16 bits, and the places of those that 16 bits would turn into 0 or infinity."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = values.astype(np.float16)
-    # NaN stays: it marks what was not routed to the neuron's expert.
-    wide = np.flatnonzero(np.isinf(narrow) | ((narrow == 0) & (values != 0)))
+    # As bits, which are compared faster than 16-bit floats. NaN stays: it marks what is not known.
+    size = narrow.view(np.uint16) & 0x7FFF
+    wide = np.flatnonzero((size == 0x7C00) | ((size == 0) & (values != 0)))
     narrow[wide] = 0
     return narrow, wide
 
 
-def _planes(values: npt.ArrayLike, dtype: str) -> bytes:
+def planes(values: npt.ArrayLike, dtype: str) -> bytes:
     """`values` as `dtype`, all first bytes, then all second bytes, and so on: like bytes compress together."""
     array = np.ascontiguousarray(values, dtype=dtype)
     return array.view(np.uint8).reshape(-1, array.itemsize).T.tobytes()

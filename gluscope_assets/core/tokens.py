@@ -129,6 +129,10 @@ class TokenDecoder:
             pieces[first:last] = self.whole_pieces(tokens[first:last])
         return pieces
 
+    def splits(self, tokens: np.ndarray) -> bool:
+        """Whether any of `tokens`, an integer array [n], is not whole characters."""
+        return bool(self.split[tokens[(tokens >= 0) & (tokens < len(self.split))]].any())
+
     def split_runs(self, tokens: np.ndarray) -> list[tuple[int, int]]:
         """[start, end) of every run of tokens that are not whole characters in `tokens`, an integer array [n]."""
         known = (tokens >= 0) & (tokens < len(self.split))

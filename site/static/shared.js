@@ -27,7 +27,7 @@ window.gluscope = (() => {
   /** A count with narrow spaces between thousands. */
   const count = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   /** `gate+_in-` as text: `gate+ in−`. */
-  const label = (quadrant) => quadrant.replace("_", "\u2002").replace("-", "−");
+  const label = (quadrant) => quadrant.replace("_", "\u2002").replace(/-/g, "−");
 
   /** @param {Uint16Array} bits IEEE half precision; infinity stands for NaN */
   function halves(bits) {
@@ -103,5 +103,17 @@ window.gluscope = (() => {
     return entry.promise;
   }
 
-  return { format, signed, share, count, label, halves, inflate, Reader, provide, load };
+  const QUADRANTS = ["gate+_in+", "gate+_in-", "gate-_in+", "gate-_in-"];
+  /** The quadrant with the other sign of in. */
+  const otherQuadrant = (quadrant) => quadrant.slice(0, -1) + (quadrant.endsWith("+") ? "-" : "+");
+
+  /** What stays from page to page, such as the layout. Storage may be closed to pages from disk. */
+  const kept = {};
+  try { Object.assign(kept, JSON.parse(sessionStorage.getItem("gluscope") || "{}")); } catch { /* nothing kept */ }
+  function keep(change) {
+    Object.assign(kept, change);
+    try { sessionStorage.setItem("gluscope", JSON.stringify(kept)); } catch { /* not kept */ }
+  }
+
+  return { QUADRANTS, otherQuadrant, kept, keep, format, signed, share, count, label, halves, inflate, Reader, provide, load };
 })();
