@@ -1,9 +1,14 @@
 """Activations: one forward pass over the corpus into shards, and the merge of the shards."""
 
+import os
+import platform
+from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version
 
 import dagster as dg
 
+import gluscope_assets
 from gluscope_assets.assets.model import checkpoint_of
 from gluscope_assets.assets.reporting import (
     attributes,
@@ -73,6 +78,9 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     "shards": report.shards,
                     "shards finished before": report.resumed,
                     "processes": report.workers,
+                    "device": device_label(devices),
+                    "dtype": collection.dtype,
+                    **software_versions(),
                     "bytes": report.bytes[layer],
                     "path": dg.MetadataValue.path(folder.first_shard(key, layer).parent),
                     **quadrant_shares(report.frequency[layer]),
@@ -82,6 +90,22 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
         return dg.MaterializeResult(data_version=data_version(fingerprints))
 
     return activation_shards
+
+
+def device_label(devices: Sequence[str]) -> str:
+    """What a forward pass ran on, such as `2 × NVIDIA H200` or `CPU with 16 cores`."""
+    import torch
+
+    if not devices[0].startswith("cuda"):
+        return f"CPU with {os.cpu_count()} cores" if devices[0] == "cpu" else devices[0]
+    name = torch.cuda.get_device_name(devices[0])
+    return name if len(devices) == 1 else f"{len(devices)} × {name}"
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of what computes a forward pass and its reduction, by package."""
+    packages = {name: version(name) for name in ("torch", "transformers", "polars")}
+    return {"gluscope": gluscope_assets.__version__, "python": platform.python_version(), **packages}
 
 
 def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:

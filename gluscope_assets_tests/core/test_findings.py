@@ -11,6 +11,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, SHADES, axis_of, figure_of
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.findings import Finding, LayerFinding, correlation, gate_frequency_finding
+from gluscope_assets.core.overview import CheckpointSummary, Overview
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.site_map import SiteMap
 
@@ -111,6 +112,11 @@ def finding_of(*sizes: int) -> Finding:
     return Finding("late-1111111", POSITIONS, False, tuple(layers))
 
 
+def overview_with(finding: Finding) -> Overview:
+    """An overview that has nothing else to show."""
+    return Overview("oriented", (CheckpointSummary(finding.checkpoint, ()),), finding, ())
+
+
 def test_every_neuron_is_a_mark_at_its_place() -> None:
     finding = finding_of(300)
     figure = figure_of(finding)
@@ -167,7 +173,7 @@ def test_axes_hold_their_values_and_have_few_round_ticks(low: float, high: float
 def test_the_index_draws_the_finding_and_says_it_in_a_table(tmp_path: Path) -> None:
     site_map = SiteMap("s", "S", "m", "texts", (("late-1111111", "late"),), ((0, 40), (1, 2), (2, 2500)), ())
     finding = finding_of(40, 2, 2500)
-    render_site(tmp_path, site_map, finding=finding)
+    render_site(tmp_path, site_map, overview=overview_with(finding))
     page = (tmp_path / "index.html").read_text()
     assert page.count('<svg class="scatter"') == 3
     assert page.count('class="marks"') == 4 + 2
@@ -186,5 +192,5 @@ def test_the_index_draws_the_finding_and_says_it_in_a_table(tmp_path: Path) -> N
 @pytest.mark.parametrize("sizes", [(), (0, 0)])
 def test_a_finding_without_neurons_is_not_drawn(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     site_map = SiteMap("s", "S", "m", "texts", (("late-1111111", "late"),), ((0, 4), (1, 4)), ())
-    render_site(tmp_path, site_map, finding=finding_of(*sizes))
+    render_site(tmp_path, site_map, overview=overview_with(finding_of(*sizes)))
     assert "scatter" not in (tmp_path / "index.html").read_text()
