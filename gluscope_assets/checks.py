@@ -13,8 +13,9 @@ import dagster as dg
 
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.links import PAGE_LIMIT, broken_links, oversized_pages
+from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import by_checkpoint, keys_of_run
-from gluscope_assets.resources import Storage, StudyFolder
+from gluscope_assets.resources import Storage
 from gluscope_assets.studies.study import Study
 
 AGGREGATE_CHECKS = {

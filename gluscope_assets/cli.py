@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from gluscope_assets.core.checkpoint import Checkpoint
+    from gluscope_assets.folders import StudyFolder
     from gluscope_assets.plan import LayerRun, Plan
-    from gluscope_assets.resources import StudyFolder
     from gluscope_assets.studies.study import Study
 
 DAGSTER_YAML = """\
@@ -122,8 +122,9 @@ def build(options: argparse.Namespace) -> None:
     """Plan, run the plan, say where the site is."""
     from gluscope_assets.core.checkpoint import check_checkpoint, resolve_checkpoint
     from gluscope_assets.core.corpus import source_version
+    from gluscope_assets.core.selection import check_lists
+    from gluscope_assets.folders import StudyFolder, default_home
     from gluscope_assets.plan import Planner
-    from gluscope_assets.resources import StudyFolder, default_home
 
     study = _study(options.study)
     layers = _layers(options.layers, study)
@@ -139,7 +140,8 @@ def build(options: argparse.Namespace) -> None:
         else:
             # Before anything is written, so that a model that does not fit leaves nothing behind.
             for checkpoint in dict.fromkeys(run.checkpoint for run in plan.layer_runs):
-                check_checkpoint(checkpoint, study.model.layer_numbers, study.model.stack)
+                shape = check_checkpoint(checkpoint, study.model.layer_numbers, study.model.stack)
+                check_lists(study.site.pages, {layer: shape.neurons(layer) for layer in shape.layers})
             _retire_dead_runs(instance)
             _run_plan(study, plan, instance)
     _print_site(options.study, folder)
@@ -362,14 +364,19 @@ def _size(count: float) -> str:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Serve the site's folder until interrupted."""
-    from gluscope_assets.resources import StudyFolder, default_home
+    """Serve the site, and every page that it lacks, until interrupted."""
+    from gluscope_assets.core.on_demand import OnDemand
+    from gluscope_assets.folders import StudyFolder, default_home
+    from gluscope_assets.page_sources import all_sources
 
     study = _study(options.study)
-    site = StudyFolder(default_home() / study.name).site
-    if not (site / "index.html").is_file():
-        raise InputError(f"{site} holds no site yet; run gluscope build --study {study.name} first.")
-    with open_server(site, options.port) as server:
+    folder = StudyFolder(default_home() / study.name)
+    sources = all_sources(study, folder)
+    if not sources and not (folder.site / "index.html").is_file():
+        raise InputError(f"{folder.site} holds no site yet; run gluscope build --study {study.name} first.")
+    with ExitStack() as stack:
+        on_demand = stack.enter_context(closing(OnDemand(folder.site, sources))) if sources else None
+        server = stack.enter_context(open_server(folder.site, options.port, on_demand))
         print(f"{study.title}: http://{HOST}:{server.server_port}/ (stop with Ctrl-C)", flush=True)
         try:
             server.serve_forever()
@@ -379,7 +386,7 @@ def serve(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """Become Dagster's webserver and daemon."""
-    from gluscope_assets.resources import HOME_VARIABLE, default_home
+    from gluscope_assets.folders import HOME_VARIABLE, default_home
 
     home = default_home()
     environment = {**os.environ, HOME_VARIABLE: str(home), "DAGSTER_HOME": str(_dagster_home(home))}
@@ -396,7 +403,7 @@ def studies(options: argparse.Namespace) -> None:
     import rich.table
     from rich.console import Console
 
-    from gluscope_assets.resources import default_home
+    from gluscope_assets.folders import default_home
     from gluscope_assets.studies.study import find_studies
 
     table = rich.table.Table("study", "checkpoint", "key", "layers", "pages", "status", box=None, header_style="bold")
@@ -414,8 +421,8 @@ def _status_rows(study: "Study", home: Path) -> Iterator[tuple[str, ...]]:
     """(study, checkpoint, key, layers, pages, status) of each checkpoint."""
     from gluscope_assets.core.checkpoint import resolve_checkpoint
     from gluscope_assets.core.corpus import source_version
+    from gluscope_assets.folders import StudyFolder
     from gluscope_assets.plan import Planner
-    from gluscope_assets.resources import StudyFolder
 
     folder = StudyFolder(home / study.name)
     checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]

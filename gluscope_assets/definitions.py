@@ -14,8 +14,9 @@ from gluscope_assets.assets.model import build_model_checkpoint, build_neuron_we
 from gluscope_assets.assets.pages import build_neuron_pages, build_published_site, build_site
 from gluscope_assets.automation import automation_sensors
 from gluscope_assets.checks import build_checks
+from gluscope_assets.folders import default_home
 from gluscope_assets.jobs import publish_job
-from gluscope_assets.resources import Device, ProgressDisplay, Storage, default_home
+from gluscope_assets.resources import Device, ProgressDisplay, Storage
 from gluscope_assets.sensors import corpus_schedule, new_checkpoints_sensor
 from gluscope_assets.studies.study import Study, find_studies
 

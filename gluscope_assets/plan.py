@@ -4,7 +4,7 @@ The expected fingerprints follow from options and inputs alone, from the top of 
 know them. Running the plan belongs to `cli.py`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -12,12 +12,13 @@ from pathlib import Path
 import dagster as dg
 
 from gluscope_assets.core.checkpoint import Checkpoint, tokenizer_hash
+from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.shards import MANIFEST as SHARD_MANIFEST
 from gluscope_assets.core.site_map import MANIFEST
+from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import checkpoint_partitions, partition_key
-from gluscope_assets.resources import StudyFolder
 from gluscope_assets.studies.study import Study
-from gluscope_assets.versions import DATA_VERSION_TAG, fingerprint, page_inputs, rendered_fingerprints
+from gluscope_assets.versions import DATA_VERSION_TAG, fingerprint, layers_behind, page_inputs, rendered_fingerprints
 
 LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
 """The stages with a partition for each checkpoint and layer, in the order of the graph."""
@@ -70,13 +71,17 @@ class Planner:
         object.__setattr__(self, "corpus", fingerprint(self.study, "tokenized_corpus", inputs))
 
     def plan(self, chosen: Sequence[Checkpoint], layers: Sequence[int]) -> Plan:
-        """What makes `layers` of the `chosen` checkpoints fresh, and the corpus and the site."""
+        """What makes `layers` of the `chosen` checkpoints fresh, and the corpus and the site.
+
+        InputError if their pages are chosen by a ranking of layers that are neither asked for nor there.
+        """
         partitions = set(self.instance.get_dynamic_partitions(checkpoint_partitions(self.study).name or ""))
         # The site shows what is there, of the other checkpoints and layers too.
         pages = rendered_fingerprints(self.study, self.folder, self.checkpoints)
         runs = []
         for checkpoint in chosen:
-            expected = self.layer_fingerprints(checkpoint)
+            self._check_rankings(checkpoint, layers)
+            expected = self.layer_fingerprints(checkpoint, layers)
             stale = {stage: self._stale_layers(checkpoint, stage, expected[stage], layers) for stage in LAYER_STAGES}
             # Dropped shards cannot be merged again.
             stale["activation_shards"] |= {
@@ -84,10 +89,8 @@ class Planner:
                 for layer in stale["quadrant_aggregates"]
                 if not (self.folder.first_shard(checkpoint.key, layer) / "statistics.parquet").is_file()
             }
-            stages = tuple(stage for stage in LAYER_STAGES if stale[stage])
-            for first, last in adjacent(set().union(*stale.values()), self.study.model.layer_numbers):
-                runs.append(LayerRun(checkpoint, first, last, stages))
-            pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"] for layer in layers}
+            runs += self._runs(checkpoint, stale)
+            pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"][layer] for layer in layers}
         site = fingerprint(self.study, "site", {"neuron_pages": pages})
         return Plan(
             new_checkpoints=[checkpoint for checkpoint in self.checkpoints if checkpoint.key not in partitions],
@@ -97,23 +100,47 @@ class Planner:
             site=not self._is_fresh("site", site, self.folder.site / MANIFEST),
         )
 
-    def layer_fingerprints(self, checkpoint: Checkpoint) -> dict[str, str]:
-        """The expected fingerprint of each of `LAYER_STAGES`, which is the same for every layer."""
+    def _runs(self, checkpoint: Checkpoint, stale: Mapping[str, set[int]]) -> list[LayerRun]:
+        stages = tuple(stage for stage in LAYER_STAGES if stale[stage])
+        spans = adjacent(set().union(*stale.values()), self.study.model.layer_numbers)
+        # A ranking of all layers needs the tables of all of them before it gives any pages.
+        apart = len(spans) > 1 and "neuron_pages" in stages
+        parts = (stages[:-1], stages[-1:]) if apart else (stages,)
+        return [LayerRun(checkpoint, first, last, part) for part in parts if part for first, last in spans]
+
+    def _check_rankings(self, checkpoint: Checkpoint, layers: Sequence[int]) -> None:
+        for layer in layers:
+            for other in set(layers_behind(self.study, checkpoint.name, layer)) - set(layers):
+                for stage in ("neuron_weights", "quadrant_aggregates"):
+                    if not self._file(checkpoint, stage, other).is_file():
+                        raise InputError(
+                            f"site.pages ranks the neurons of layer {layer} together with those of layer {other}, which is "
+                            f"not built at {checkpoint.name}; build both."
+                        )
+
+    def layer_fingerprints(self, checkpoint: Checkpoint, layers: Sequence[int]) -> dict[str, dict[int, str]]:
+        """The expected fingerprint of each of `LAYER_STAGES` for each layer."""
         study = self.study
         weights = fingerprint(study, "neuron_weights", {"weights": checkpoint.weights_hash})
         inputs = {"tokenized_corpus": self.corpus, "weights": checkpoint.weights_hash}
         shards = fingerprint(study, "activation_shards", inputs)
         aggregates = fingerprint(study, "quadrant_aggregates", {"activation_shards": shards})
-        pages = fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, self.corpus, weights, aggregates))
-        return dict(zip(LAYER_STAGES, (weights, shards, aggregates, pages), strict=True))
+        # Equal for all layers: what they are made from is.
+        tables = dict.fromkeys(study.model.layer_numbers, (weights, aggregates))
+        pages = {
+            layer: fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, layer, self.corpus, tables))
+            for layer in layers
+        }
+        same = (dict.fromkeys(layers, one) for one in (weights, shards, aggregates))
+        return dict(zip(LAYER_STAGES, (*same, pages), strict=True))
 
-    def _stale_layers(self, checkpoint: Checkpoint, stage: str, expected: str, layers: Sequence[int]) -> set[int]:
+    def _stale_layers(self, checkpoint: Checkpoint, stage: str, expected: Mapping[int, str], layers: Sequence[int]) -> set[int]:
         keys = {layer: str(partition_key(checkpoint.key, layer)) for layer in layers}
         recorded = self._recorded(stage, list(keys.values()))
         return {
             layer
             for layer, key in keys.items()
-            if recorded.get(key) != expected or not self._file(checkpoint, stage, layer).is_file()
+            if recorded.get(key) != expected[layer] or not self._file(checkpoint, stage, layer).is_file()
         }
 
     def _file(self, checkpoint: Checkpoint, stage: str, layer: int) -> Path:

@@ -1,14 +1,12 @@
 """Resources: where results are stored, which device computes, how progress is shown.
 
-Paths are made here and nowhere else. Nothing is computed or read here.
+Paths are made in `folders`. Nothing is computed or read here.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,51 +17,8 @@ from rich.table import Column
 from rich.text import Text
 
 from gluscope_assets.core.progress import Progress
-from gluscope_assets.core.shards import layer_folder, shard_folder
+from gluscope_assets.folders import StudyFolder
 from gluscope_assets.studies.study import Study
-
-HOME_VARIABLE = "GLUSCOPE_HOME"
-"""The environment variable that says where everything is stored."""
-
-
-def default_home() -> Path:
-    """$GLUSCOPE_HOME, or `.gluscope` in the working folder."""
-    return Path(os.environ.get(HOME_VARIABLE) or ".gluscope").resolve()
-
-
-@dataclass(frozen=True)
-class StudyFolder:
-    """The files of one study."""
-
-    root: Path
-
-    @property
-    def corpus(self) -> Path:
-        return self.root / "corpus" / "texts.parquet"
-
-    @property
-    def site(self) -> Path:
-        return self.root / "site"
-
-    def weights(self, checkpoint_key: str, layer: int) -> Path:
-        """A file."""
-        return self.root / "weights" / checkpoint_key / f"layer-{layer:02d}.parquet"
-
-    def shards(self, checkpoint_key: str) -> Path:
-        """A folder with one folder a layer, in it one a corpus shard (`core/shards.py`)."""
-        return self.root / "shards" / checkpoint_key
-
-    def first_shard(self, checkpoint_key: str, layer: int) -> Path:
-        """A folder that stands for all shards of a layer: they are of one collection."""
-        return shard_folder(layer_folder(self.shards(checkpoint_key), layer), 0)
-
-    def aggregate(self, checkpoint_key: str, layer: int) -> Path:
-        """A folder with statistics, examples, sample and positions."""
-        return self.root / "aggregates" / checkpoint_key / f"layer-{layer:02d}"
-
-    def page_report(self, checkpoint_key: str, layer: int) -> Path:
-        """A file that says what the pages of a layer were made from; the pages themselves lie in the site."""
-        return self.root / "pages" / checkpoint_key / f"layer-{layer:02d}.json"
 
 
 class Storage(dg.ConfigurableResource["Storage"]):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from gluscope_assets.core.checkpoint import Checkpoint
 from gluscope_assets.core.files import hash_of, read_provenance
+from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.templates import template_version
+from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import partition_key
-from gluscope_assets.resources import StudyFolder
 from gluscope_assets.studies.study import Study
 
 DATA_VERSION_TAG = "dagster/data_version"
@@ -69,29 +70,63 @@ def recorded_fingerprint(path: Path) -> str:
     return str(read_provenance(path)["fingerprint"])
 
 
-def page_inputs(study: Study, checkpoint: Checkpoint, corpus: str, weights: str, aggregate: str) -> dict[str, object]:
-    """What the pages of one layer are made from, by name."""
+def page_inputs(
+    study: Study, checkpoint: Checkpoint, layer: int, corpus: str, tables: Mapping[int, tuple[str, str]]
+) -> dict[str, object]:
+    """What the pages of one layer are made from, by name.
+
+    `tables` are the fingerprints of weights and aggregate, by layer; they hold at least `layers_behind` the pages.
+    """
+    weights, aggregate = tables[layer]
     return {
         "tokenized_corpus": corpus,
         "neuron_weights": weights,
         "quadrant_aggregates": aggregate,
         "checkpoint": checkpoint.name,
-        # Not the whole selection: another checkpoint must not make these pages stale.
-        "neurons": selected_neurons(study, checkpoint.name),
+        # Not the whole selection: another checkpoint or layer must not make these pages stale.
+        "neurons": selected_neurons(study, checkpoint.name, layer, tables),
     }
 
 
-def selected_neurons(study: Study, checkpoint_name: str) -> int | str:
-    """How many neurons of each layer of a checkpoint get pages, or `all`."""
-    last = study.model.checkpoints[-1].name
-    most = 0
-    for selection in study.site.pages:
-        chosen = {"all": (checkpoint_name,), "last": (last,)}.get(str(selection.checkpoints), selection.checkpoints)
-        if checkpoint_name in chosen:
-            if selection.neurons == "all":
-                return "all"
-            most = max(most, selection.neurons)
-    return most
+def selected_neurons(study: Study, checkpoint_name: str, layer: int, tables: Mapping[int, tuple[str, str]]) -> object:
+    """What decides which neurons of a layer get pages: `all`, or the first so many, those listed, and rankings."""
+    first, listed, rankings = 0, set[int](), []
+    for selection in _selections(study, checkpoint_name, layer):
+        if selection.neurons == "all":
+            return "all"
+        if isinstance(selection.neurons, int):
+            first = max(first, selection.neurons)
+        elif isinstance(selection.neurons, TopNeurons):
+            others = [other for other in _ranked_together(study, selection, layer) if other != layer]
+            behind = {f"{other:02d}": tables[other] for other in others}
+            rankings.append({**selection.neurons.model_dump(), "others": behind})
+        else:
+            listed.update(selection.neurons)
+    return {
+        "first": first,
+        "listed": sorted(neuron for neuron in listed if neuron >= first),
+        "rankings": sorted(rankings, key=hash_of),
+    }
+
+
+def layers_behind(study: Study, checkpoint_name: str, layer: int) -> list[int]:
+    """The layers whose tables decide which neurons of a layer get pages and what these show; itself among them."""
+    behind = {layer}
+    for selection in _selections(study, checkpoint_name, layer):
+        behind.update(_ranked_together(study, selection, layer))
+    return sorted(behind)
+
+
+def _selections(study: Study, checkpoint_name: str, layer: int) -> list[PageSelection]:
+    is_last = checkpoint_name == study.model.checkpoints[-1].name
+    return [selection for selection in study.site.pages if selection.holds(checkpoint_name, is_last, layer)]
+
+
+def _ranked_together(study: Study, selection: PageSelection, layer: int) -> list[int]:
+    """The layers that compete with one for its places in a ranking."""
+    if isinstance(selection.neurons, TopNeurons) and selection.neurons.of == "checkpoint":
+        return [other for other in study.model.layer_numbers if selection.layers == "all" or other in selection.layers]
+    return [layer]
 
 
 def rendered_fingerprints(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> dict[str, str]:

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from gluscope_assets import cli
-from gluscope_assets.resources import HOME_VARIABLE, StudyFolder
+from gluscope_assets.folders import HOME_VARIABLE, StudyFolder
 from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
-from gluscope_assets.assets.pages import site_finding
+from gluscope_assets.assets.pages import recorded_passes, site_measurement, site_overview, site_tables
 from gluscope_assets.core import templates as page_templates
 from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.files import read_provenance
@@ -96,7 +96,8 @@ def test_metadata_plots_across_checkpoints(built_tiny: Workplace) -> None:
 def test_the_index_shows_the_correlations_of_the_last_checkpoint(built_tiny: Workplace) -> None:
     folder, key = built_tiny.folder, keys(built_tiny)[1]
     index = (folder.site / "index.html").read_text()
-    rows = re.findall(r'<tr><th scope="row">(\d)</th><td>(\d+)</td><td>([^<]+)</td>', index)
+    numbers = index[index.index('<table class="numbers">') :].split("</table>")[0]
+    rows = re.findall(r'<tr><th scope="row">(\d)</th><td>(\d+)</td><td>([^<]+)</td>', numbers)
     assert [(int(layer), int(neurons)) for layer, neurons, _ in rows] == [(0, 12), (1, 12)]
     assert index.count('<svg class="scatter"') == 2
     for layer, _, shown in rows:
@@ -110,16 +111,63 @@ def test_the_finding_is_of_the_last_checkpoint_that_has_data(tiny: Workplace) ->
     checkpoints = [resolve_checkpoint(options) for options in tiny.study.model.checkpoints]
     first, second = keys(tiny)
     (tiny.folder.aggregate(second, 0) / "statistics.parquet").unlink()
-    finding = site_finding(tiny.study, tiny.folder, checkpoints)
+    finding = site_overview(tiny.study, tiny.folder, checkpoints).finding
     assert finding is not None
     assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (second, [1])
     tiny.folder.weights(second, 1).unlink()
-    finding = site_finding(tiny.study, tiny.folder, checkpoints)
+    finding = site_overview(tiny.study, tiny.folder, checkpoints).finding
     assert finding is not None
     assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (first, [0, 1])
     for layer in range(2):
         tiny.folder.page_report(first, layer).unlink()
-    assert site_finding(tiny.study, tiny.folder, checkpoints) is None
+    assert site_overview(tiny.study, tiny.folder, checkpoints).finding is None
+
+
+def test_the_index_says_what_measuring_cost_and_with_which_versions(built_tiny: Workplace) -> None:
+    checkpoints = [resolve_checkpoint(options) for options in built_tiny.study.model.checkpoints]
+    with built_tiny.instance as instance:
+        measurement = site_measurement(built_tiny.study, built_tiny.folder, checkpoints, instance)
+        again = site_measurement(built_tiny.study, built_tiny.folder, checkpoints, instance)
+    assert measurement == again
+    index = (built_tiny.folder.site / "index.html").read_text()
+    for checkpoint, found in zip(checkpoints, measurement.checkpoints, strict=True):
+        (ran,) = found.passes
+        assert ran.layers == (0, 1)
+        assert ran.tokens
+        assert ran.seconds
+        assert (ran.device or "").startswith("CPU")
+        assert ran.dtype == "float32"
+        assert dict(ran.software).keys() == {"gluscope", "python", "torch", "transformers", "polars"}
+        assert found.weights_hash == checkpoint.weights_hash
+        assert ran.date in index
+        assert found.weights_hash in index
+    assert measurement.corpus_hash in index
+
+
+def test_a_pass_is_that_of_the_shards_behind_the_tables(built_tiny: Workplace) -> None:
+    study, folder = built_tiny.study, built_tiny.folder
+    checkpoint = resolve_checkpoint(study.model.checkpoints[0])
+    tables = site_tables(study, folder, checkpoint)
+    shards = {layer: read_provenance(aggregate / "statistics.parquet")["inputs"] for layer, aggregate, _ in tables}
+
+    def record(layer: int, tokens: int, fingerprint: object) -> dg.AssetMaterialization:
+        return dg.AssetMaterialization(
+            ["tiny", "activation_shards"],
+            partition=str(partition_key(checkpoint.key, layer)),
+            metadata={"fingerprint": str(fingerprint), "tokens": tokens, "tokens per second": tokens / 2},
+        )
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert recorded_passes(study, checkpoint, tables, instance) == ()
+        for layer in (0, 1):
+            instance.report_runless_asset_event(record(layer, 700, shards[layer]["activation_shards"]))  # type: ignore[index]
+            # Later ones that forwarded nothing, because all shards were there, or measured something else.
+            instance.report_runless_asset_event(record(layer, 0, shards[layer]["activation_shards"]))  # type: ignore[index]
+            instance.report_runless_asset_event(record(layer, 900, "another"))
+        (ran,) = recorded_passes(study, checkpoint, tables, instance)
+        assert recorded_passes(study, checkpoint, [], instance) == ()
+    assert (ran.layers, ran.tokens, ran.seconds) == ((0, 1), 700, 2)
+    assert (ran.device, ran.dtype, ran.software) == (None, None, ())
 
 
 def test_a_second_build_runs_nothing(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,11 @@ def altered(**fields: Any) -> dict[str, Any]:
     return {**study_content(), **fields}
 
 
+def pages(**selection: Any) -> dict[str, Any]:
+    """A study with one selection of pages."""
+    return altered(site={"pages": [{"checkpoints": "all", "neurons": "all", **selection}]})
+
+
 def test_relative_paths_start_at_the_study_file(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "tiny.yaml", altered(publish={"folder": "public"})))
     assert study.corpus.path == tmp_path / "corpus"
@@ -40,6 +45,22 @@ def test_named_studies_are_found_beside_the_shipped_ones(tmp_path: Path, monkeyp
         (altered(corpus={"source": "folder"}), "corpus: path must name the folder or file"),
         (altered(corpus={"source": "web"}), "corpus.source: Input should be"),
         (altered(site={"pages": [{"checkpoints": ["fifth"], "neurons": 1}]}), "site.pages names the checkpoint fifth"),
+        (pages(layers=[0, 2]), "site.pages names layer 2, and the study has only 0, 1."),
+        (pages(layers="some"), "site.pages.0.layers: "),
+        (pages(neurons="some"), "site.pages.0.neurons: Input should be 'all'."),
+        (pages(neurons=0), "site.pages.0.neurons: Input should be greater than or equal to 1."),
+        (pages(neurons=[]), "site.pages.0.neurons: "),
+        (pages(neurons=[3, -1]), "site.pages.0.neurons.1: Input should be greater than or equal to 0."),
+        (pages(neurons=2.5), "site.pages.0.neurons: write all, a number, a list of neurons, or {top: 50, by: STATISTIC}."),
+        (pages(neurons={"top": 5}), "site.pages.0.neurons.by is missing; add it."),
+        (pages(neurons={"top": 0, "by": "routed"}), "site.pages.0.neurons.top: Input should be greater than or equal to 1."),
+        (pages(neurons={"top": 5, "bye": "routed"}), "unknown field site.pages.0.neurons.bye; did you mean by?"),
+        (
+            pages(neurons={"top": 5, "by": "gate_mean"}),
+            "site.pages ranks by gate_mean, which is no statistic; choose one such as gate+_in+_frequency, "
+            "gate-_in+_post_largest or cos_in_out.",
+        ),
+        (pages(neurons={"top": 5, "by": "class"}), "site.pages ranks by class, which is no statistic"),
         (altered(name="With Spaces"), "name: String should match"),
         ({key: value for key, value in study_content().items() if key != "model"}, "model is missing; add it"),
     ],

@@ -2,55 +2,39 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
-import pyarrow.parquet as pq
 
 from gluscope_assets.assets.model import checkpoint_of
 from gluscope_assets.assets.reporting import attributes, data_version, page_links, size_of
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
+from gluscope_assets.core.columns import write_columns, write_vocabulary
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
-from gluscope_assets.core.findings import Finding, gate_frequency_finding
-from gluscope_assets.core.neuron_page import LayerPages, render_neuron_pages
-from gluscope_assets.core.options import CorpusOptions
-from gluscope_assets.core.progress import Progress
+from gluscope_assets.core.formats import format_count
+from gluscope_assets.core.overview import LayerTables, MeasuredCheckpoint, Measurement, Overview, Pass, overview_of
+from gluscope_assets.core.rendering import render_layers
 from gluscope_assets.core.site import render_site
-from gluscope_assets.core.site_map import MANIFEST, SiteMap
+from gluscope_assets.core.site_map import MANIFEST
 from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.core.training import CheckpointTables, Training
+from gluscope_assets.folders import StudyFolder
+from gluscope_assets.page_sources import layer_source, site_map
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
-from gluscope_assets.resources import ProgressDisplay, Storage, StudyFolder
+from gluscope_assets.resources import ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
-from gluscope_assets.versions import page_inputs, provenance, recorded_fingerprint, rendered_fingerprints
+from gluscope_assets.versions import layers_behind, page_inputs, provenance, recorded_fingerprint, rendered_fingerprints
 
-
-def corpus_label(options: CorpusOptions) -> str:
-    """The corpus in a few words."""
-    return "Python's standard library" if options.path is None else options.path.stem
-
-
-def site_map(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> SiteMap:
-    """The study as the renderer sees it. Checkpoints of one model have equal layers; those that are built tell their width."""
-    widths = {}
-    for layer in study.model.layer_numbers:
-        paths = (folder.aggregate(checkpoint.key, layer) / "statistics.parquet" for checkpoint in checkpoints)
-        built = next((path for path in paths if path.is_file()), None)
-        if built is not None:
-            widths[layer] = pq.read_metadata(built).num_rows
-    return SiteMap(
-        study=study.name,
-        title=study.title,
-        model=study.model.name,
-        corpus=corpus_label(study.corpus),
-        checkpoints=tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints),
-        layers=tuple(widths.items()),
-        pages=study.site.pages,
-    )
+RECORDS_AT_ONCE = 1000
+SOFTWARE = ("gluscope", "python", "torch", "transformers", "polars")
+"""What a forward pass records the version of."""
 
 
 def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
@@ -72,25 +56,23 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
         checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
+            footers = {
+                layer: provenance(
+                    study,
+                    "neuron_pages",
+                    page_inputs(study, checkpoint, layer, corpus_fingerprint, tables_behind(study, folder, checkpoint, layer)),
+                    checkpoint,
+                )
+                for layer in layers
+            }
             decoder = TokenDecoder.from_folder(checkpoint.folder)
+            write_vocabulary(folder.site, decoder)
+            pages = site_map(study, folder, checkpoints)
+            sources = [layer_source(study, folder, pages, checkpoint, layer) for layer in layers]
             with progress.show(context, f"{checkpoint.name}: pages", "pages") as show:
-                pages = site_map(study, folder, checkpoints)
-                counts = [len(pages.neurons(key, layer)) for layer in layers]
-                for place, layer in enumerate(layers):
-                    aggregate, weights = folder.aggregate(key, layer) / "statistics.parquet", folder.weights(key, layer)
-                    inputs = page_inputs(
-                        study,
-                        checkpoint,
-                        corpus_fingerprint,
-                        recorded_fingerprint(weights),
-                        recorded_fingerprint(aggregate),
-                    )
-                    footer = provenance(study, "neuron_pages", inputs, checkpoint)
-                    made = LayerPages(
-                        pages, key, layer, aggregate.parent, weights, corpus, decoder,
-                        str(read_provenance(aggregate)["activation"]), study.site.view, study.collection.count_special_tokens,
-                    )  # fmt: skip
-                    report = render_neuron_pages(folder.site, made, partial(show_layer, show, sum(counts[:place]), sum(counts)))
+                for source, report in zip(sources, render_layers(folder.site, sources, show), strict=True):
+                    layer, footer = source.layer, footers[source.layer]
+                    columns = write_columns(folder.site, key, layer, source.aggregate, source.weights, corpus, decoder)
                     with replacing(folder.page_report(key, layer)) as path:
                         path.write_text(json.dumps({**footer, **asdict(report)}, indent=1))
                     fingerprints.append(footer["fingerprint"])
@@ -99,6 +81,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                         "pages": report.pages,
                         "bytes": report.bytes,
                         "largest page": report.largest_bytes,
+                        "bytes of columns": columns,
                         "path": dg.MetadataValue.path(folder.site / key / f"{layer:02d}"),
                         "links": page_links(report.samples),
                     }
@@ -108,9 +91,15 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
     return neuron_pages
 
 
-def show_layer(show: Progress, before: int, total: int, done: int, of_layer: int) -> None:
-    """Progress over the pages of all layers of a checkpoint from that of one, with so many pages before it."""
-    show(before + done, total)
+def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, layer: int) -> dict[int, tuple[str, str]]:
+    """The fingerprints of weights and aggregate of each layer that the pages of one are made from."""
+    return {
+        other: (
+            recorded_fingerprint(folder.weights(checkpoint.key, other)),
+            recorded_fingerprint(folder.aggregate(checkpoint.key, other) / "statistics.parquet"),
+        )
+        for other in layers_behind(study, checkpoint.name, layer)
+    }
 
 
 def build_site(study: Study) -> dg.AssetsDefinition:
@@ -132,8 +121,9 @@ def build_site(study: Study) -> dg.AssetsDefinition:
         report = render_site(
             folder.site,
             site_map(study, folder, checkpoints),
-            site_facts(study, folder),
-            site_finding(study, folder, checkpoints),
+            site_measurement(study, folder, checkpoints, context.instance),
+            site_overview(study, folder, checkpoints),
+            site_training(study, folder, checkpoints),
         )
         return dg.MaterializeResult(
             data_version=data_version([footer["fingerprint"]]),
@@ -150,28 +140,123 @@ def build_site(study: Study) -> dg.AssetsDefinition:
     return site
 
 
-def site_facts(study: Study, folder: StudyFolder) -> dict[str, str]:
-    """What the index says of the study."""
-    corpus = TokenizedCorpus.open(folder.corpus)
-    facts = {"texts": f"{corpus.n_texts:,}", "tokens": f"{corpus.n_counted:,}"}
-    return {"description": study.description, **facts} if study.description else facts
+def site_tables(study: Study, folder: StudyFolder, checkpoint: Checkpoint) -> list[LayerTables]:
+    """The tables of the layers that pages were rendered from: what the site is made from is told by the pages' fingerprints."""
+    tables = []
+    for layer in study.model.layer_numbers:
+        aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
+        files = (aggregate / "statistics.parquet", weights, folder.page_report(checkpoint.key, layer))
+        if all(file.is_file() for file in files):
+            tables.append((layer, aggregate, weights))
+    return tables
 
 
-def site_finding(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Finding | None:
-    """The paper's finding in the last checkpoint that has data; None if there is none.
+def site_overview(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Overview:
+    """The numbers that the index draws, of the checkpoints and layers that have data."""
+    tables = [(checkpoint.key, site_tables(study, folder, checkpoint)) for checkpoint in checkpoints]
+    return overview_of(tables, study.site.view)
 
-    Of its layers, those that pages were rendered from: what the site is made from is told by the pages' fingerprints.
+
+def site_training(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Training:
+    """What the strips along training are made from."""
+    tables: dict[int, list[CheckpointTables]] = {}
+    for checkpoint in checkpoints:
+        for layer, aggregate, weights in site_tables(study, folder, checkpoint):
+            tables.setdefault(layer, []).append(CheckpointTables(checkpoint.key, aggregate, weights))
+    return Training(tables, TokenizedCorpus.open(folder.corpus), TokenDecoder.from_folder(checkpoints[-1].folder))
+
+
+def site_measurement(
+    study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint], instance: dg.DagsterInstance
+) -> Measurement:
+    """What the index says was measured: options, contents, and what the instance recorded of each forward pass."""
+    corpus, collection = TokenizedCorpus.open(folder.corpus), study.collection
+    places = {
+        options.name: f"{options.repository} at {options.revision}" if options.path is None else options.path.name
+        for options in study.model.checkpoints
+    }
+    options = {
+        "longest text": f"{format_count(study.corpus.text_tokens)} tokens",
+        "texts at most": format_count(study.corpus.max_texts) if study.corpus.max_texts is not None else "all",
+        "special tokens": "counted" if collection.count_special_tokens else "not counted",
+        "examples of a list (K)": f"{collection.examples}",
+        "window": f"{collection.window_before} positions before the peak, {collection.window_after} after",
+        "position sample": f"{format_count(collection.sample_positions)} positions",
+        "dtype asked for": study.model.dtype,
+        "view": study.site.view,
+    }
+    return Measurement(
+        description=study.description,
+        corpus_hash=corpus.content_hash,
+        texts=corpus.n_texts,
+        tokens=corpus.n_tokens if collection.count_special_tokens else corpus.n_counted,
+        options=tuple(options.items()),
+        checkpoints=tuple(
+            MeasuredCheckpoint(
+                checkpoint.name,
+                places[checkpoint.name],
+                checkpoint.weights_hash,
+                recorded_passes(study, checkpoint, site_tables(study, folder, checkpoint), instance),
+            )
+            for checkpoint in checkpoints
+        ),
+    )
+
+
+def recorded_passes(
+    study: Study, checkpoint: Checkpoint, tables: Sequence[LayerTables], instance: dg.DagsterInstance
+) -> tuple[Pass, ...]:
+    """The forward passes that measured `tables` of a checkpoint, in the order of time, as the instance recorded them.
+
+    Of the records of a layer whose fingerprint is that of the shards it was merged from, the latest that forwarded something.
     """
-    for checkpoint in reversed(checkpoints):
-        layers = []
-        for layer in study.model.layer_numbers:
-            aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
-            files = (aggregate / "statistics.parquet", weights, folder.page_report(checkpoint.key, layer))
-            if all(file.is_file() for file in files):
-                layers.append((layer, aggregate, weights))
-        if layers:
-            return gate_frequency_finding(checkpoint.key, layers)
-    return None
+    shards = {str(partition_key(checkpoint.key, layer)): (layer, _merged_from(aggregate)) for layer, aggregate, _ in tables}
+    found: dict[int, dg.EventLogRecord] = {}
+    cursor = None
+    while shards:
+        batch = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey([study.name, "activation_shards"]), asset_partitions=list(shards)),
+            limit=RECORDS_AT_ONCE,
+            cursor=cursor,
+        )
+        for record in batch.records:
+            layer, fingerprint = shards[record.partition_key or ""]
+            recorded = _metadata(record)
+            if recorded.get("fingerprint") == fingerprint and (layer not in found or not _metadata(found[layer]).get("tokens")):
+                found[layer] = record
+        if not batch.has_more:
+            break
+        cursor = batch.cursor
+    runs: dict[str, list[int]] = {}
+    for layer, record in sorted(found.items()):
+        runs.setdefault(record.run_id, []).append(layer)
+    ordered = sorted(runs.values(), key=lambda layers: (found[layers[0]].timestamp, layers))
+    return tuple(_pass(layers, found[layers[0]].timestamp, _metadata(found[layers[0]])) for layers in ordered)
+
+
+def _merged_from(aggregate: Path) -> str | None:
+    """The fingerprint of the shards that an aggregate was merged from."""
+    inputs = read_provenance(aggregate / "statistics.parquet").get("inputs")
+    return str(inputs["activation_shards"]) if isinstance(inputs, dict) and "activation_shards" in inputs else None
+
+
+def _metadata(record: dg.EventLogRecord) -> dict[str, Any]:
+    event = record.asset_materialization
+    return {} if event is None else {name: value.value for name, value in event.metadata.items()}
+
+
+def _pass(layers: Sequence[int], timestamp: float, recorded: Mapping[str, Any]) -> Pass:
+    tokens, rate = recorded.get("tokens"), recorded.get("tokens per second")
+    return Pass(
+        layers=tuple(layers),
+        date=datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M"),
+        tokens=tokens,
+        seconds=tokens / rate if tokens and rate else None,
+        resumed=recorded.get("shards finished before", 0),
+        device=recorded.get("device"),
+        dtype=recorded.get("dtype"),
+        software=tuple((name, str(recorded[name])) for name in SOFTWARE if name in recorded),
+    )
 
 
 def build_published_site(study: Study) -> dg.AssetsDefinition:

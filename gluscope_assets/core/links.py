@@ -61,14 +61,17 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
     if pages is None:
         for entry in read_manifest(site)["checkpoints"]:
             for layer in entry["layers"]:
-                for neuron in range(layer["neurons"]):
-                    target = site / entry["key"] / f"{layer['layer']:02d}" / f"{neuron}.html"
-                    if not found(target):
-                        problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
+                folder = site / entry["key"] / f"{layer['layer']:02d}"
+                for first, end in layer["pages"]:
+                    for neuron in range(first, end):
+                        target = folder / f"{neuron}.html"
+                        if not found(target):
+                            problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
     return problems
 
 
 def oversized_pages(site: Path, limit: int = PAGE_LIMIT, pages: Iterable[Path] | None = None) -> list[str]:
-    """One sentence for each neuron page of more than `limit` bytes."""
-    sizes = ((page, page.stat().st_size) for page in (neuron_pages(site) if pages is None else pages))
+    """One sentence for each neuron whose page and data have more than `limit` bytes together."""
+    chosen = neuron_pages(site) if pages is None else pages
+    sizes = ((page, sum(file.stat().st_size for file in (page, page.with_suffix(".js")) if file.is_file())) for page in chosen)
     return [f"{page.name} in {page.parent} has {size:,} bytes; the limit is {limit:,}." for page, size in sizes if size > limit]

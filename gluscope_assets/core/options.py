@@ -3,10 +3,11 @@
 A field that changes a stage's result is in that stage's options, so that its hash decides what reruns.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
@@ -129,12 +130,53 @@ class StorageOptions(Options):
     """Remove a layer's activation shards once they are merged. Another merge then needs another forward pass."""
 
 
+class TopNeurons(Options):
+    """The neurons with the most or the least of a statistic. Ties go to the first neuron, and missing values come last."""
+
+    top: int = Field(ge=1)
+    """How many."""
+    by: str
+    """One of `STATISTICS` in `selection`, in the view of the study's pages."""
+    of: Literal["layer", "checkpoint"] = "layer"
+    """Whether so many of each layer, or of all the selection's layers together."""
+    order: Literal["descending", "ascending"] = "descending"
+
+
+def _kind_of_neurons(value: object) -> str | None:
+    if isinstance(value, str):
+        return "a word"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "a number"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "a ranking" if isinstance(value, Mapping | TopNeurons) else None
+
+
+Neurons = Annotated[
+    Annotated[Literal["all"], Tag("a word")]
+    | Annotated[int, Field(ge=1), Tag("a number")]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), Tag("a list")]
+    | Annotated[TopNeurons, Tag("a ranking")],
+    Discriminator(
+        _kind_of_neurons,
+        custom_error_type="neurons",
+        custom_error_message="write all, a number, a list of neurons, or {top: 50, by: STATISTIC}",
+    ),
+]
+"""All neurons of a layer, the first so many, those listed, or the top of a ranking."""
+
+
 class PageSelection(Options):
-    """Which neurons of which checkpoints get pages."""
+    """Which neurons of which layers of which checkpoints get pages."""
 
     checkpoints: Literal["last", "all"] | tuple[Slug, ...]
-    neurons: Literal["all"] | Annotated[int, Field(ge=1)]
-    """All neurons, or the first so many of each layer."""
+    layers: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    neurons: Neurons
+
+    def holds(self, checkpoint: str, is_last: bool, layer: int) -> bool:
+        """Whether it is about a layer of the checkpoint of that name, which may be the study's last."""
+        of_checkpoint = is_last if self.checkpoints == "last" else self.checkpoints == "all" or checkpoint in self.checkpoints
+        return of_checkpoint and (self.layers == "all" or layer in self.layers)
 
 
 class SiteOptions(Options):

@@ -1,6 +1,6 @@
 """What surrounds the neuron pages: the index, the explanation, the manifest and the static files.
 
-A page of a neuron belongs to `neuron_page`, what the index draws to `findings` and `figures`.
+A page of a neuron belongs to `neuron_page`, what the index says and draws to `overview`, `overview_figures` and `figures`.
 """
 
 import shutil
@@ -10,36 +10,35 @@ from typing import Any
 
 from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, figure_of
 from gluscope_assets.core.files import replacing
-from gluscope_assets.core.findings import Finding
-from gluscope_assets.core.neuron_page import RenderReport
-from gluscope_assets.core.site_map import MANIFEST, SiteMap, manifest_text
+from gluscope_assets.core.overview import CLASSES, FEWEST_POSITIONS, Measurement, Overview
+from gluscope_assets.core.overview_figures import class_bars, quadrant_bars, training_of
+from gluscope_assets.core.rendering import RenderReport
+from gluscope_assets.core.site_map import MANIFEST, SiteMap, built_entries, manifest_text
 from gluscope_assets.core.templates import environment, template_folder, write_page
+from gluscope_assets.core.training import FOLDER, Training, write_strips
 
 
 def render_site(
-    site: Path, site_map: SiteMap, facts: Mapping[str, str] | None = None, finding: Finding | None = None
+    site: Path,
+    site_map: SiteMap,
+    measurement: Measurement | None = None,
+    overview: Overview | None = None,
+    training: Training | None = None,
 ) -> RenderReport:
-    """Write what surrounds the neuron pages: index, explanation, manifest, static files.
+    """Write what surrounds the neuron pages: index, explorer, explanation, manifest, strips along training, static files.
 
-    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. `facts`
-    are named values that the index shows, and it draws the `finding`, of a checkpoint of the site map. The report counts the
+    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. The index says
+    what the `measurement` was and draws the `overview`, whose checkpoints are some of the site map's. The report counts the
     pages and bytes of the whole site.
     """
     site.mkdir(parents=True, exist_ok=True)
     _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints})
-    entries: list[dict[str, Any]] = []
-    for key, name in site_map.checkpoints:
-        layers = [
-            {"layer": layer, "neurons": len(site_map.neurons(key, layer))}
-            for layer, _ in site_map.layers
-            if (site / key / f"{layer:02d}" / "index.html").is_file()
-        ]
-        if layers:
-            entries.append({"key": key, "name": name, "layers": layers})
-    shared = {"root": "", "map": site_map, "entries": entries, "facts": facts or {}, **_drawing(finding, entries)}
+    entries = built_entries(site, site_map)
+    shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement, **_drawing(overview, entries)}
     _write_static(site / "static")
-    write_page(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries}).encode())
-    for name in ("index.html", "about.html"):
+    strips = write_strips(site, site_map, training)
+    write_page(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries, "training": strips}).encode())
+    for name in ("index.html", "about.html", "explorer.html"):
         write_page(site / name, environment().get_template(name).render(**shared).encode("utf-8", "replace"))
     pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]
     sizes = [path.stat().st_size for path in site.rglob("*") if path.is_file()]
@@ -48,14 +47,31 @@ def render_site(
     )
 
 
-def _drawing(finding: Finding | None, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the index needs to draw a finding; its layers are linked where they have pages."""
-    linked = {
-        pages["layer"] for entry in entries if finding and entry["key"] == finding.checkpoint for pages in entry["layers"]
+def _drawing(overview: Overview | None, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the index needs to draw an overview; layers and neurons are linked where they have pages."""
+    last = overview.last if overview else None
+    pages = {
+        layer["layer"]: layer["pages"]
+        for entry in entries
+        if last and entry["key"] == last.key
+        for layer in entry["layers"]
+        if layer["pages"]
     }
+    unusual = [one for ranking in overview.unusual for one in ranking.neurons] if overview else []
     return {
-        "figure": figure_of(finding) if finding else None,
-        "linked": linked,
+        "overview": overview,
+        "quadrant_bars": quadrant_bars(last.layers) if last else None,
+        "class_bars": class_bars(last.layers) if last else None,
+        "training": training_of(overview) if overview else None,
+        "class_names": list(CLASSES),
+        "fewest_positions": FEWEST_POSITIONS,
+        "figure": figure_of(overview.finding) if overview and overview.finding else None,
+        "linked": set(pages),
+        "linked_neurons": {
+            (one.layer, one.neuron)
+            for one in unusual
+            if any(first <= one.neuron < end for first, end in pages.get(one.layer, ()))
+        },
         "box": BOX,
         "columns": COLUMNS,
         "rows": ROWS,
@@ -77,7 +93,7 @@ def _write_static(folder: Path) -> None:
 def _remove_other_checkpoints(site: Path, keys: set[str]) -> None:
     for folder in site.iterdir():
         # Only what render_neuron_pages makes: a folder of two-digit layers.
-        if folder.is_dir() and folder.name not in keys | {"static"}:
+        if folder.is_dir() and folder.name not in keys | {"static", FOLDER}:
             layers = list(folder.iterdir())
             if layers and all(layer.is_dir() and layer.name.isdigit() for layer in layers):
                 shutil.rmtree(folder)

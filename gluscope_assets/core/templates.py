@@ -8,23 +8,33 @@ from functools import cache
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 import gluscope_assets
 from gluscope_assets.core import formats
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, replacing
+from gluscope_assets.core.quadrants import QUADRANTS
 
 PAGE_CODE = (
     "activation",
+    "columns",
+    "density",
+    "distribution",
     "figures",
     "findings",
     "formats",
     "neuron_page",
+    "overview",
+    "overview_figures",
     "page_data",
+    "rendering",
+    "selection",
     "site",
     "site_map",
     "templates",
     "tokens",
+    "training",
 )
 """The modules of this package whose code shapes a page."""
 
@@ -62,12 +72,27 @@ def environment() -> jinja2.Environment:
         "decimal": formats.format_decimal,
         "share": formats.format_share,
         "number": formats.format_number,
+        "pages": lambda ranges: sum(end - first for first, end in ranges),
         "place": formats.format_place,
         "json": formats.safe_json,
         "quadrant": formats.quadrant_label,
         "sign": formats.signed,
+        "tick": formats.format_tick,
+        "rows": formats.format_rows,
+        "bibtex": formats.bibtex,
     }
+    environment.globals["icons"] = {quadrant: _icon(quadrant) for quadrant in QUADRANTS}
     return environment
+
+
+def _icon(quadrant: str) -> Markup:
+    """Four squares placed like a plot of in over gate, that of the quadrant filled."""
+    squares = []
+    for name in ("gate-_in+", "gate+_in+", "gate-_in-", "gate+_in-"):
+        left, top = (9 if name[4] == "+" else 0), (0 if name[-1] == "+" else 9)
+        on = f' class="s{QUADRANTS.index(name)}"' if name == quadrant else ""
+        squares.append(f'<rect{on} x="{left}" y="{top}" width="7" height="7"/>')
+    return Markup(f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true">{"".join(squares)}</svg>')
 
 
 def write_page(path: Path, content: bytes) -> int:

@@ -22,7 +22,9 @@ from gluscope_assets.core.options import (
     PublishOptions,
     SiteOptions,
     StorageOptions,
+    TopNeurons,
 )
+from gluscope_assets.core.selection import check_statistic
 
 STUDIES_VARIABLE = "GLUSCOPE_STUDIES"
 """The environment variable that names further study files, or folders of them, separated as in PATH."""
@@ -49,13 +51,17 @@ class Study(Options):
     """Where the study was read from; set by `load_study`, never written in the file."""
 
     @model_validator(mode="after")
-    def _pages_name_checkpoints(self) -> "Study":
-        names = [checkpoint.name for checkpoint in self.model.checkpoints]
+    def _pages_are_there(self) -> "Study":
+        names, layers = [checkpoint.name for checkpoint in self.model.checkpoints], self.model.layer_numbers
         for selection in self.site.pages:
-            if not isinstance(selection.checkpoints, str):
-                for name in selection.checkpoints:
-                    if name not in names:
-                        raise ValueError(f"site.pages names the checkpoint {name}, and the study has only {', '.join(names)}")
+            for name in () if isinstance(selection.checkpoints, str) else selection.checkpoints:
+                if name not in names:
+                    raise ValueError(f"site.pages names the checkpoint {name}, and the study has only {', '.join(names)}")
+            for layer in () if selection.layers == "all" else selection.layers:
+                if layer not in layers:
+                    raise ValueError(f"site.pages names layer {layer}, and the study has only {', '.join(map(str, layers))}")
+            if isinstance(selection.neurons, TopNeurons):
+                check_statistic(selection.neurons.by)
         return self
 
 
@@ -124,14 +130,21 @@ def _with_absolute_paths(content: Mapping[str, Any], folder: Path) -> dict[str, 
 def _sentence(error: ValidationError) -> str:
     """The first of the errors, as a sentence that names the field and says what to do."""
     # A union reports every member that failed; an unknown field is the likelier cause than a wrong type.
-    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _field_names(), n=1)
+    first, names = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden"), _field_names()
+    is_unknown, end = first["type"] == "extra_forbidden", len(first["loc"]) - 1
+    # Parts that are no fields say which member of a union was tried.
+    parts = [
+        part
+        for place, part in enumerate(first["loc"])
+        if isinstance(part, int) or part in names or (is_unknown and place == end)
+    ]
+    field = ".".join(map(str, parts))
+    if is_unknown:
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         return f"unknown field {field}; " + (f"did you mean {near[0]}?" if near else "remove it.")
     if first["type"] == "missing":
         return f"{field} is missing; add it."
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{field}: {message}." if field else f"{message}."
 
 

@@ -18,8 +18,9 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.inspection import inspect_checkpoint
 from gluscope_assets.core.links import broken_links
-from gluscope_assets.core.neuron_page import LayerPages, render_neuron_pages
+from gluscope_assets.core.neuron_page import LayerPages
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
+from gluscope_assets.core.rendering import render_neuron_pages
 from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.site_map import SiteMap

@@ -11,17 +11,21 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from gluscope_assets.core.columns import write_columns, write_vocabulary
 from gluscope_assets.core.files import write_parquet
-from gluscope_assets.core.findings import gate_frequency_finding
-from gluscope_assets.core.neuron_page import LayerPages, RenderReport, render_neuron_pages
+from gluscope_assets.core.neuron_page import LayerPages
 from gluscope_assets.core.options import PageSelection
+from gluscope_assets.core.overview import MeasuredCheckpoint, Measurement, Pass, overview_of
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.rendering import RenderReport, render_neuron_pages
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.core.training import CheckpointTables, Training
 
 BEGIN = "<|begin|>"
 HOSTILE = "</script><img src=x onerror=alert(1)>"
+LONG_WORD = "W" * 10_000
 TEXTS = (
     "def __init__(self, name):\n\tself.name = name\n    return None\n",
     f'A text that wants out: {HOSTILE} and <!--<script> and ]]> and \' onload="x" `${{y}}` &amp; &#60;b&#62; done.',
@@ -32,18 +36,25 @@ TEXTS = (
     "Once upon a time there was a little girl who liked to play with her red ball in the park. " * 4,
     "x" * 400,
     "a",
+    f"A word of ten thousand letters, {LONG_WORD}, and then `ticks`, `${{alert(1)}}` and a link to javascript:alert(1).",
+    "Ends of what a text may stand in: </textarea></title></style></template>--></svg onload=alert(1)><base href=//x>.",
 )
+SURROGATES = "íł½í¸Ģ"
+"""Two lone surrogates, ED A0 BD and ED B8 80, in the alphabet of byte-level tokenizers: no text, but ids may say it."""
 DOCUMENTS = (
     "tales/one.txt",
     f"{HOSTILE}.txt",
     "emoji.md",
-    "‮right.txt",
+    "\u202eright.txt",
     "a/very/long/path/to/some/module/in/a/package/file.py",
+    "javascript:alert(1)",
+    'https://example.org/"><script>alert(1)</script>',
+    "`${alert(1)}`\x00\x1b\u200b</textarea>.md",
 )
 
 
 def byte_level_tokenizer() -> Tokenizer:
-    """Byte-level BPE without a token for most multi-byte characters, so that they are split."""
+    """Byte-level BPE without a token for most multi-byte characters, so that they are split, and with one for a long word."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +64,8 @@ def byte_level_tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([text for text in TEXTS if text.isascii()], trainer)
+    tokenizer.train_from_iterator([text for text in TEXTS if text.isascii() and LONG_WORD not in text], trainer)
+    tokenizer.add_tokens([LONG_WORD])
     return tokenizer
 
 
@@ -87,17 +99,21 @@ class Study:
     examples: int = 16
     before: int = 47
     after: int = 16
+    texts: tuple[str, ...] = TEXTS
     repeats: int = 4
     """So many copies of each text, with other activations."""
     wide: bool = False
     """Whether windows hold values that float16 cannot, and are float32 therefore."""
+    sampled: int = 300
+    """Positions of the random sample."""
     seed: int = 0
     tokenizer: Tokenizer = field(default_factory=byte_level_tokenizer)
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(self.seed)
-        ids = [np.array([0, *self.tokenizer.encode(text).ids], dtype=np.int32) for text in TEXTS]
-        self.corpus = Corpus(ids * self.repeats)
+        ids = [self.tokenizer.encode(text).ids for text in self.texts]
+        ids.append([self.tokenizer.token_to_id(sign) for sign in SURROGATES])
+        self.corpus = Corpus([np.array([0, *tokens], dtype=np.int32) for tokens in ids] * self.repeats)
         self.decoder = TokenDecoder(self.tokenizer)
         self.orientation = [1 if neuron % 2 == 0 else -1 for neuron in range(self.width)]
         self.gate: list[np.ndarray] = []
@@ -183,6 +199,38 @@ class Study:
             row_group_size=4,
         )
         write_parquet(pa.Table.from_pylist(weights), self.folder / "layer-00.parquet", provenance)
+        self._write_sample(provenance)
+
+    def _write_sample(self, provenance: dict[str, object]) -> None:
+        places = [
+            (text, position) for text, ids in enumerate(self.corpus.texts) for position in range(len(ids)) if ids[position] != 0
+        ]
+        random = np.random.default_rng(self.seed)
+        self.sample = [places[place] for place in random.permutation(len(places))[: self.sampled]]
+        """(text, position) in the sample's order."""
+        number = np.float32 if self.wide else np.float16
+        columns = {
+            name: [
+                np.array([values[text][neuron, position] for text, position in self.sample], dtype=number)
+                for neuron in range(self.width)
+            ]
+            for name, values in (("gate", self.gate), ("in", self.in_))
+        }
+        of_neuron = pa.list_(pa.float32() if self.wide else pa.float16())
+        table = pa.table(
+            {
+                "neuron": pa.array(range(self.width), pa.int32()),
+                **{name: pa.array([list(row) for row in rows], of_neuron) for name, rows in columns.items()},
+            }
+        )
+        write_parquet(table, self.folder / "aggregate/sample.parquet", provenance)
+        positions = {
+            "hash": pa.array(range(len(self.sample)), pa.uint64()),
+            "text": pa.array([text for text, _ in self.sample], pa.int32()),
+            "position": pa.array([position for _, position in self.sample], pa.int32()),
+            "token": pa.array([int(self.corpus.texts[text][position]) for text, position in self.sample], pa.int32()),
+        }
+        write_parquet(pa.table(positions), self.folder / "aggregate/positions.parquet", provenance)
 
     def _list(self, neuron: int, activation: str, inside: list[np.ndarray]) -> list[dict[str, Any]]:
         found = []
@@ -246,6 +294,21 @@ class Study:
             pages=(PageSelection(checkpoints="last", neurons="all"), PageSelection(checkpoints="all", neurons=3)),
         )
 
+    def measurement(self) -> Measurement:
+        """What was measured: nothing is recorded of the first checkpoint, and an old record of the last lacks its device."""
+        ran = Pass((0, 1), "2026-01-02 03:04", 12345, 2.5, 0, None, "float32", (("torch", "2.13.0"),))
+        return Measurement(
+            description="A made-up study.",
+            corpus_hash="c0ffee" + "0" * 58,
+            texts=len(self.corpus.texts),
+            tokens=self.positions,
+            options=(("window", "47 positions before the peak, 16 after"),),
+            checkpoints=(
+                MeasuredCheckpoint("early", "some/model at early", "0000000" + "e" * 57, ()),
+                MeasuredCheckpoint("late", "some/model at late", "1111111" + "e" * 57, (ran,)),
+            ),
+        )
+
     def render(self, site: Path, key: str = "late-1111111", layer: int = 0, **options: Any) -> RenderReport:
         """Render this study's tables as one layer of a checkpoint."""
         pages = LayerPages(
@@ -261,12 +324,27 @@ class Study:
         )
         return render_neuron_pages(site, pages)
 
+    def write_columns(self, site: Path, key: str = "late-1111111", layer: int = 0) -> int:
+        """Write this study's tables as the explorer's columns of one layer of a checkpoint."""
+        tables = self.folder / "aggregate", self.folder / "layer-00.parquet"
+        return write_columns(site, key, layer, *tables, self.corpus, self.decoder)
+
+    def training(self) -> Training:
+        """What the strips of the built site's neurons are made from: the same tables at both checkpoints."""
+        tables = [
+            CheckpointTables(key, self.folder / "aggregate", self.folder / "layer-00.parquet")
+            for key, _ in self.site_map().checkpoints
+        ]
+        return Training({0: tables, 1: tables}, self.corpus, self.decoder)
+
     def build(self, site: Path) -> Path:
         """A whole site of two checkpoints with two layers each."""
         for key, _ in self.site_map().checkpoints:
             for layer in range(2):
                 self.render(site, key, layer)
+                self.write_columns(site, key, layer)
+        write_vocabulary(site, self.decoder)
         tables = [(layer, self.folder / "aggregate", self.folder / "layer-00.parquet") for layer in range(2)]
-        finding = gate_frequency_finding("late-1111111", tables)
-        render_site(site, self.site_map(), {"texts": str(len(self.corpus.texts))}, finding)
+        overview = overview_of([(key, tables) for key, _ in self.site_map().checkpoints])
+        render_site(site, self.site_map(), self.measurement(), overview, self.training())
         return site
