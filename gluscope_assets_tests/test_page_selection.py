@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from gluscope_assets.core.checkpoint import resolve_checkpoint
+from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.links import broken_links
 from gluscope_assets.core.options import TopNeurons
 from gluscope_assets.core.selection import top_neurons
@@ -130,11 +130,28 @@ def test_layers_apart_are_ranked_when_all_of_their_tables_are_there(built_tiny: 
     assert Planner._runs(planner, checkpoint, {stage: set() for stage in stages}) == []
 
 
-def test_a_neuron_beyond_a_layer_ends_a_build_before_it_begins(
-    fresh: Workplace, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_neuron_beyond_a_layer_ends_a_build_before_it_begins(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     select(fresh, [{"checkpoints": "all", "layers": [1], "neurons": [3, 12]}])
     assert fresh.build() == 2
     said = capsys.readouterr().err
     assert "site.pages lists neuron 12 in neurons, and layer 1 has only 12; leave it out or name other layers." in said
     assert not [name for name in fresh.files() if name.startswith("tiny/")]
+
+
+def test_pages_of_a_run_that_failed_are_not_taken_for_whole(
+    tiny: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in tiny.folder.site.rglob("*") if path.is_file()}
+    text = tiny.file.read_text()
+    select(tiny, [{"checkpoints": "all", "neurons": [4]}])
+
+    def fails(*arguments: object) -> int:
+        raise InputError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gluscope_assets.assets.pages.write_columns", fails)
+        assert tiny.build() == 2
+    assert "The disk is full." in capsys.readouterr().err
+    tiny.file.write_text(text)
+    assert "neuron_pages" in again(tiny)
+    assert {path: path.read_bytes() for path in tiny.folder.site.rglob("*") if path.is_file()} == before

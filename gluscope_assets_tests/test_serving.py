@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gluscope_assets import cli
 from gluscope_assets.core.columns import GROUPS
 from gluscope_assets.core.on_demand import OnDemand
 from gluscope_assets.core.site_map import MANIFEST_PREFIX
@@ -281,8 +280,3 @@ def test_the_command_starts_without_a_deep_learning_library(few: Workplace, keys
     )
     assert run.stdout.splitlines()[-1] == "200 []"
     assert time.monotonic() - began < 30
-
-
-def test_a_study_without_aggregates_is_refused(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", "--study", str(fresh.file)]) == 2
-    assert "holds no site yet; run gluscope build" in capsys.readouterr().err

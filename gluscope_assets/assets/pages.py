@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,8 +70,14 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
             write_vocabulary(folder.site, decoder)
             pages = site_map(study, folder, checkpoints)
             sources = [layer_source(study, folder, pages, checkpoint, layer) for layer in layers]
-            with progress.show(context, f"{checkpoint.name}: pages", "pages") as show:
-                for source, report in zip(sources, render_layers(folder.site, sources, show), strict=True):
+            # Were a run to end half-way, files from two renderings would pass for those of the report.
+            for layer in layers:
+                folder.page_report(key, layer).unlink(missing_ok=True)
+            with (
+                progress.show(context, f"{checkpoint.name}: pages", "pages") as show,
+                closing(render_layers(folder.site, sources, show)) as reports,
+            ):
+                for source, report in zip(sources, reports, strict=True):
                     layer, footer = source.layer, footers[source.layer]
                     columns = write_columns(folder.site, key, layer, source.aggregate, source.weights, corpus, decoder)
                     with replacing(folder.page_report(key, layer)) as path:

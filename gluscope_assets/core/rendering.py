@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -138,11 +138,11 @@ def render_neuron_pages(site: Path, layer_pages: LayerPages, progress: Progress 
 
 def render_layers(
     site: Path, sources: Sequence[LayerSource], progress: Progress = no_progress, processes: int | None = None
-) -> Iterator[RenderReport]:
+) -> Generator[RenderReport, None, None]:
     """Write the pages of several layers as `render_neuron_pages` does, and yield their reports in order.
 
     `processes` is the number of cores if absent; few pages are made in this process. Progress counts the pages of all layers.
-    InputError if a table lacks something; what was written before is whole pages.
+    InputError if a table lacks something; what was written before is whole pages. Closing the generator ends the processes.
     """
     opener, total = Opener(), sum(len(source.neurons) for source in sources)
     processes = len(os.sched_getaffinity(0)) if processes is None else processes

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,47 +17,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, write_parquet
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.rendering import LayerSource, RenderReport, render_layers
-from gluscope_assets.core.site_map import SiteMap
-from gluscope_assets_tests.site.synthetic import DOCUMENTS, Study
-
-KEY = "late-1111111"
-
-
-def write_inputs(study: Study) -> tuple[Path, Path]:
-    """What a synthetic study holds in memory as files that another process can open: its corpus and its tokenizer."""
-    texts = study.corpus.texts
-    table = pa.table(
-        {
-            "document": pa.array([DOCUMENTS[text % len(DOCUMENTS)] for text in range(len(texts))]),
-            "start": pa.array([100 * text for text in range(len(texts))], pa.int64()),
-            "token": pa.array([tokens.tolist() for tokens in texts], pa.list_(pa.int32())),
-            "pack": pa.array([0] * len(texts), pa.int32()),
-            "shard": pa.array([0] * len(texts), pa.int32()),
-        }
-    )
-    write_parquet(table, study.folder / "texts.parquet", {"special_token_ids": [0], "content_hash": "made-up"})
-    (study.folder / "tokenizer.json").write_text(study.tokenizer.to_str())
-    statistics = study.folder / "aggregate" / "statistics.parquet"
-    provenance = {**read_provenance(statistics), "activation": "silu"}
-    write_parquet(pq.read_table(statistics), statistics, provenance)
-    return study.folder / "texts.parquet", study.folder
-
-
-def sources_of(study: Study, *selections: PageSelection) -> list[LayerSource]:
-    """Two layers of one checkpoint, both made from the tables of the study."""
-    site_map = replace(study.site_map(), pages=selections) if selections else study.site_map()
-    return [
-        LayerSource(
-            site_map,
-            KEY,
-            layer,
-            study.folder / "aggregate",
-            study.folder / "layer-00.parquet",
-            study.folder / "texts.parquet",
-            study.folder,
-        )
-        for layer in range(2)
-    ]
+from gluscope_assets_tests.site.sources import KEY, sources_of, write_inputs
+from gluscope_assets_tests.site.synthetic import Study
 
 
 def contents(site: Path) -> dict[str, bytes]:
@@ -195,8 +155,3 @@ def test_an_interrupt_ends_the_workers_and_leaves_whole_pages(study: Study, tmp_
     finally:
         run.kill()
     assert not [path for path in site.rglob(".*") if path.is_file()]
-
-
-def test_the_site_map_of_a_source_selects(study: Study) -> None:
-    assert isinstance(study.site_map(), SiteMap)
-    assert list(sources_of(study, PageSelection(checkpoints="last", neurons=(1, 3)))[0].neurons) == [1, 3]

@@ -2,18 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from gluscope_assets.core.on_demand import OnDemand
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.site_map import Part, SiteMap
 from gluscope_assets.serving import open_server
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium
+from gluscope_assets_tests.site.sources import sources_of, write_inputs
 from gluscope_assets_tests.site.synthetic import Study
 
 pytestmark = needs_chromium
@@ -23,8 +25,8 @@ PARTS = (Part("mlp.experts", 3, 0, 9), Part("mlp.shared_expert", None, 9, 3))
 
 
 @contextmanager
-def served(site: Path) -> Iterator[str]:
-    with open_server(site, 0) as server:
+def served(site: Path, on_demand: OnDemand | None = None) -> Iterator[str]:
+    with open_server(site, 0, on_demand) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -159,3 +161,25 @@ def test_a_site_without_pages_offers_none(page: Page, tmp_path: Path) -> None:
     page.goto((tmp_path / "site" / "index.html").as_uri())
     assert page.locator("#picker").is_hidden()
     assert page.locator("#random").is_hidden()
+
+
+def test_a_neuron_that_nobody_rendered_opens_where_it_is_served(page: Page, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study", width=8, repeats=1)
+    write_inputs(study)
+    site_map = replace(study.site_map(), pages=(PageSelection(checkpoints="last", layers=(0,), neurons=(3,)),))
+    build(study, tmp_path / "site", site_map)
+    sources = sources_of(study, PageSelection(checkpoints="all", neurons="all"))
+    with closing(OnDemand(tmp_path / "site", sources)) as on_demand, served(tmp_path / "site", on_demand) as address:
+        page.goto(f"{address}index.html")
+        page.select_option("#pick-layer", "1")
+        says(page, "late has pages for the neurons 0 to 7 of layer 1.")
+        page.fill("#pick-neuron", "6")
+        page.click("#picker button")
+        page.wait_for_url(f"**/{LATE}/01/6.html")
+        page.wait_for_selector(".t.peak")
+        page.locator('input[name="rank"][value="gate"]').check(force=True)
+        expect(page.locator("section.list .example").first).to_be_visible()
+        page.keyboard.press("j")
+        page.wait_for_url(f"**/{LATE}/01/7.html")
+        page.goto(f"{address}{LATE}/01/")
+        assert page.locator("table.neurons tbody tr").count() == 8
