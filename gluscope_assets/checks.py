@@ -78,7 +78,7 @@ def page_check(study: Study) -> dg.AssetChecksDefinition:
         asset=asset,
         name="pages_within_budget",
         blocking=True,
-        description=f"No page has more than {PAGE_LIMIT:,} bytes.",
+        description=f"No neuron's files have more than {PAGE_LIMIT:,} bytes, compressed.",
     )
     def pages_within_budget(context: dg.AssetCheckExecutionContext, storage: Storage) -> dg.AssetCheckResult:
         folder = storage.of(study)

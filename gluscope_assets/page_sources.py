@@ -58,6 +58,7 @@ def site_map(
         layers=tuple((layer, pq.read_metadata(statistics[layer]).num_rows) for layer in layers),
         pages=with_lists(selections, named, study.model.layer_numbers, tables, study.site.view),
         parts=tuple((layer, found) for layer, found in parts.items() if found),
+        view=study.site.view,
     )
 
 
@@ -100,6 +101,5 @@ def layer_source(study: Study, folder: StudyFolder, pages: SiteMap, checkpoint: 
         weights=folder.weights(checkpoint.key, layer),
         corpus=folder.corpus,
         tokenizer=checkpoint.folder,
-        view=study.site.view,
         count_special_tokens=study.collection.count_special_tokens,
     )

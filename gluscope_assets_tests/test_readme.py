@@ -37,7 +37,7 @@ OWN_STUDY = [
 BY_HAND = ["make bench", "make numerics", "make soak"]
 """Benchmarks, which take minutes: their commands are run with little to do."""
 
-MAKE = ["make demo", "make test", "make serve", "make ui", "make lint", *BY_HAND, "make demo-model"]
+MAKE = ["make demo", "make test", "make serve", "make ui", "make lint", *BY_HAND, "make screenshots", "make demo-model"]
 
 
 def blocks(language: str) -> list[str]:
@@ -240,6 +240,16 @@ def test_benchmarks_run(target: str, little: list[str], shown: str, tmp_path: Pa
     done = subprocess.run([*command.split(), *little], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
+
+
+def test_make_screenshots_takes_pictures_of_the_demo(demo: Path, tmp_path: Path) -> None:
+    command = make("screenshots", demo, "-n").stdout.strip().splitlines()[-1]
+    environment = {**os.environ, "GLUSCOPE_HOME": str(demo)}
+    done = subprocess.run(
+        [*command.split(), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "neuron-1280x800-light.png").stat().st_size > 10_000
 
 
 def test_the_picture_is_there() -> None:

@@ -114,12 +114,7 @@ class SampledNeuron:
         """Counts over a grid of gate and in, whose lines run through 0."""
         gate, in_ = self.values[0], self.values[1]
         across, up = _edges(gate), _edges(in_)
-        column = np.clip(((gate - across.low) / across.width).astype(np.int64), 0, across.cells - 1)
-        row = np.clip(((in_ - up.low) / up.width).astype(np.int64), 0, up.cells - 1)
-        # Rounding must not carry a position over an axis.
-        column = np.where(gate < 0, np.minimum(column, across.zero - 1), np.maximum(column, across.zero))
-        row = np.where(in_ < 0, np.minimum(row, up.zero - 1), np.maximum(row, up.zero))
-        flat = np.bincount(row * across.cells + column, minlength=up.cells * across.cells)
+        flat = np.bincount(up.cell_of(in_) * across.cells + across.cell_of(gate), minlength=up.cells * across.cells)
         return Density(across, up, flat.reshape(up.cells, across.cells))
 
 
@@ -132,6 +127,12 @@ class Edges:
     cells: int
     zero: int
     """The first cell above 0."""
+
+    def cell_of(self, values: Floats) -> npt.NDArray[np.int32]:
+        """The cell of each value. Counted from 0, so that rounding carries none over the axis."""
+        cell: npt.NDArray[np.int32] = np.floor(values * np.float32(1 / self.width)).astype(np.int32) + self.zero
+        np.clip(cell, 0, self.cells - 1, out=cell)
+        return cell
 
     @property
     def high(self) -> float:

@@ -48,7 +48,7 @@ Integers = npt.NDArray[np.int64]
 STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
 NEAR_BEFORE, NEAR_AFTER = 32, 16
-"""Positions around the peak of the example that stands first."""
+"""Positions around the peak of an example that is readable without JavaScript."""
 REST = "‥"
 """Stands for a token that has the rest of the character before it."""
 _SPACES = re.compile(" {3,}")
@@ -82,11 +82,9 @@ class StaticExample:
     value: str
     """`post` as the page shows it."""
     left: str
+    """Runs of spaces are shortened here and in `right`."""
     peak: str
     right: str
-    near_left: str
-    """The end of `left` for a narrow place, runs of spaces shortened."""
-    near_right: str
     document: str
     text: int
     position: int
@@ -152,11 +150,10 @@ class LayerPages:
         corpus: Texts,
         decoder: TokenDecoder,
         activation: str,
-        view: str = "oriented",
         count_special_tokens: bool = False,
     ) -> None:
         self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
-        self.corpus, self.view, self.activation = RememberedTexts(corpus), view, activation
+        self.corpus, self.view, self.activation = RememberedTexts(corpus), site_map.view, activation
         self.function = activation_function(activation)
         self.neurons = site_map.neurons(checkpoint_key, layer)
         """Those that get a page when the site is built. Any other can be asked for."""
@@ -180,7 +177,7 @@ class LayerPages:
             "checkpoint": site_map.name_of(checkpoint_key),
             "layer": layer,
             "function": self.function,
-            "view": view,
+            "view": site_map.view,
             "provenance": _shown_provenance(provenance),
             "weights_hash": str(provenance.get("weights_hash", "")),
             "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
@@ -264,12 +261,9 @@ class LayerPages:
                     "positions": statistics["positions"],
                     "routed": statistics["routed"],
                     "zero": statistics["zero"],
-                    "quadrants": [
-                        {"count": quadrant.count, "sampled": quadrant.sampled, **_rounded(quadrant.numbers)}
-                        for quadrant in quadrants
-                    ],
                 },
                 first,
+                quadrants,
             ),
         )
         name = f"{self.checkpoint_key}/{self.layer}/{neuron}"
@@ -295,7 +289,7 @@ class NeuronTable:
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
         self.path = path
-        self._file = pq.ParquetFile(require_file(path))
+        self._file = pq.ParquetFile(require_file(path), memory_map=True)
         self._columns = None if columns is None else ["neuron", *columns]
         metadata = self._file.metadata
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -325,15 +319,20 @@ def _rows_of(column: pa.ChunkedArray) -> Floats:
     return values.reshape(len(cells), -1)
 
 
-def _with_examples(data: Mapping[str, Any], examples: PackedExamples) -> Markup:
-    """JSON of `data` and the examples for a script. base64 needs no escapes, and is by far the largest part."""
+def _with_examples(data: Mapping[str, Any], examples: PackedExamples, quadrants: Sequence[QuadrantView] = ()) -> Markup:
+    """JSON of `data`, quadrants and examples for a script. The latter two are numbers and base64 and need no escapes."""
     head = safe_json({**data, "lists": examples.lists, "sizes": examples.sizes})
-    return Markup(f'{head[:-1]},"packed":"{base64.b64encode(examples.packed).decode("ascii")}"}}')
+    known = f',"quadrants":[{",".join(map(_json_of, quadrants))}]' if quadrants else ""
+    return Markup(f'{head[:-1]}{known},"packed":"{base64.b64encode(examples.packed).decode("ascii")}"}}')
 
 
-def _rounded(numbers: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
-    """To 7 digits, which is what float32 holds."""
-    return {name: [None if value is None else float(f"{value:.7g}") for value in values] for name, values in numbers.items()}
+def _json_of(quadrant: QuadrantView) -> str:
+    """A quadrant's numbers as JSON, to 7 digits, which is what float32 holds."""
+    fields = [f'"count":{quadrant.count},"sampled":{quadrant.sampled}']
+    for activation, values in quadrant.numbers.items():
+        numbers = ",".join(["null" if value is None else f"{value:.7g}" for value in values])
+        fields.append(f'"{activation}":[{numbers}]')
+    return f"{{{','.join(fields)}}}"
 
 
 def _quadrants(row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int, sampled: SampledNeuron) -> list[QuadrantView]:
@@ -370,17 +369,15 @@ def _static_examples(packed: PackedExamples, place: int, texts: Texts) -> list[S
     out = []
     for example in range(head, head + min(packed.lists[place], STATIC_EXAMPLES)):
         first, peak, end = int(packed.first[example]), int(packed.peak[example]), int(packed.end[example])
+        first, end = max(first, peak - NEAR_BEFORE), min(end, peak + 1 + NEAR_AFTER)
         shown = [packed.pieces[piece] for piece in packed.piece[first:end].tolist()]
-        left, right = shown[: peak - first], shown[peak - first + 1 :]
         out.append(
             StaticExample(
                 post=float(packed.post[example]),
                 value=signed(float(packed.post[example])),
-                left=_line(left),
+                left=_SPACES.sub("  ", _line(shown[: peak - first])),
                 peak=_line([shown[peak - first]]) or REST,
-                right=_line(right),
-                near_left=_SPACES.sub("  ", _line(left[-NEAR_BEFORE:])),
-                near_right=_SPACES.sub("  ", _line(right[:NEAR_AFTER])),
+                right=_SPACES.sub("  ", _line(shown[peak - first + 1 :])),
                 document=visible(texts.document_of(int(packed.text[example]))),
                 text=int(packed.text[example]),
                 position=int(packed.position[example]),

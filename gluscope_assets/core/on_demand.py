@@ -73,7 +73,8 @@ class OnDemand:
             {"key": key, "name": name, "layers": [layers[place] for place in sorted(layers) if place[0] == key]}
             for key, name in names.items()
         ]
-        return manifest_text({"study": self.site_map.study, **built, "checkpoints": entries}).encode()
+        facts = {"study": self.site_map.study, "view": self.site_map.view}
+        return manifest_text({**facts, **built, "checkpoints": entries}).encode()
 
     def file(self, name: str) -> bytes | None:
         """The content of a file; None if the study has none of that name. InputError if a table lacks something."""
@@ -150,7 +151,7 @@ def _summaries(source: LayerSource) -> list[Summary]:
     shares = [f"{quadrant}_routed_frequency" for quadrant in QUADRANTS]
     names = ["neuron", "mlp", "expert", "index", *shares, "class"]
     # An expert that no position was routed to has 0 of 0 positions in each quadrant: NaN.
-    neurons = scan_neurons([source.aggregate], [source.weights], source.view).select(names)
+    neurons = scan_neurons([source.aggregate], [source.weights], source.site_map.view).select(names)
     table = neurons.with_columns(pl.col(shares).fill_nan(0)).collect()
     several = source.layer in dict(source.site_map.parts)
     return [

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from isal import isal_zlib
 
-from gluscope_assets.core.tokens import CONTEXT_TOKENS, TokenDecoder, visible
+from gluscope_assets.core.tokens import TokenDecoder, visible
 
 MOST_EXAMPLES = 16
 """Examples of a list that a page shows; a study may keep more."""
@@ -25,7 +25,7 @@ SAMPLE_BEFORE, SAMPLE_AFTER = 31, 12
 """Positions that a page shows around a sampled one, of which it has the text alone."""
 
 MOST_REMEMBERED = 1 << 16
-"""Names of documents that are kept in memory."""
+"""Texts whose documents' names, and whose split characters, are kept in memory."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -60,6 +60,7 @@ class Vocabulary:
         self.decoder = decoder
         self._shown: dict[int, str] = {}
         self._chips: dict[int, str] = {}
+        self._split: dict[int, dict[int, str]] = {}
 
     def __getitem__(self, token: int) -> str:
         shown = self._shown.get(token)
@@ -73,6 +74,20 @@ class Vocabulary:
             return [self._shown[token] for token in tokens]
         except KeyError:
             return [self[token] for token in tokens]
+
+    def split_pieces(self, texts: Texts, text: int) -> dict[int, str]:
+        """By position, the pieces of one text's tokens that split characters, whole as their neighbours make them."""
+        found = self._split.get(text)
+        if found is None:
+            if len(self._split) == MOST_REMEMBERED:
+                self._split.clear()
+            tokens = texts.tokens_of(text)
+            found = self._split[text] = {
+                place: visible(piece)
+                for first, end in self.decoder.split_runs(tokens)
+                for place, piece in enumerate(self.decoder.whole_pieces(tokens[first:end].tolist()), first)
+            }
+        return found
 
     def chip(self, token: int) -> str:
         """The piece of one token as HTML, on one line."""
@@ -328,26 +343,17 @@ def _pieces(
     pieces = vocabulary.pieces(identities)
     decoder = vocabulary.decoder
     if decoder.splits(ordered):
+        split = np.flatnonzero(decoder.split[np.minimum(tokens, len(decoder.split) - 1)])
+        segment = np.searchsorted(segment_first, split, side="right") - 1
+        of_text, position = segment_text[segment], segment_low[segment] + split - segment_first[segment]
         entries: dict[tuple[int, str], int] = {}
-        bounds = [*segment_first.tolist(), len(tokens)]
-        for run_first, run_end in decoder.split_runs(tokens):
-            place = run_first
-            while place < run_end:
-                segment = int(np.searchsorted(segment_first, place, side="right")) - 1
-                end = min(run_end, bounds[segment + 1])
-                text = texts.tokens_of(int(segment_text[segment]))
-                begin = int(segment_low[segment]) + place - bounds[segment]
-                before = max(begin - CONTEXT_TOKENS, 0)
-                around = text[before : begin + (end - place) + CONTEXT_TOKENS]
-                shown = decoder.pieces(around.tolist())[begin - before :]
-                for at, characters in zip(range(place, end), shown, strict=False):
-                    key = int(tokens[at]), visible(characters)
-                    if key not in entries:
-                        entries[key] = len(pieces)
-                        identities.append(key[0])
-                        pieces.append(key[1])
-                    piece[at] = entries[key]
-                place = end
+        for at, text, place in zip(split.tolist(), of_text.tolist(), position.tolist(), strict=True):
+            key = int(tokens[at]), vocabulary.split_pieces(texts, text)[place]
+            if key not in entries:
+                entries[key] = len(pieces)
+                identities.append(key[0])
+                pieces.append(key[1])
+            piece[at] = entries[key]
     return piece, pieces, np.array(identities, dtype=np.int64)
 
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,7 +56,6 @@ class LayerSource:
     corpus: Path
     tokenizer: Path
     """A folder with tokenizer.json."""
-    view: Literal["oriented", "raw"] = "oriented"
     count_special_tokens: bool = False
 
     @property
@@ -70,7 +68,7 @@ class LayerSource:
         activation = str(read_provenance(self.aggregate / "statistics.parquet")["activation"])
         return LayerPages(
             self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, corpus, decoder, activation,
-            self.view, self.count_special_tokens,
+            self.count_special_tokens,
         )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def render_site(
     shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement, **_drawing(overview, entries)}
     _write_static(site / "static")
     strips = write_strips(site, site_map, training)
-    write_page(site / MANIFEST, manifest_text({"study": site_map.study, "checkpoints": entries, "training": strips}).encode())
+    manifest = {"study": site_map.study, "view": site_map.view, "checkpoints": entries, "training": strips}
+    write_page(site / MANIFEST, manifest_text(manifest).encode())
     for name in ("index.html", "about.html", "explorer.html"):
         write_page(site / name, environment().get_template(name).render(**shared).encode("utf-8", "replace"))
     pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]

@@ -4,11 +4,11 @@ Writing pages belongs to `neuron_page` and `site`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -55,6 +55,8 @@ class SiteMap:
     """Without rankings, which `with_lists` replaces."""
     parts: tuple[tuple[int, tuple[Part, ...]], ...] = ()
     """(layer, its parts) of the layers with several gated MLPs."""
+    view: Literal["oriented", "raw"] = "oriented"
+    """Whether pages show in and post multiplied by the orientation."""
 
     def neurons(self, checkpoint_key: str, layer: int) -> Sequence[int]:
         """The neurons of a layer of a checkpoint that get pages, ascending. InputError if the checkpoint is unknown."""
@@ -117,7 +119,7 @@ def built_entries(site: Path, site_map: SiteMap) -> list[dict[str, Any]]:
     return entries
 
 
-def manifest_text(manifest: dict[str, object]) -> str:
+def manifest_text(manifest: Mapping[str, object]) -> str:
     """The manifest as a classic script, which pages can read from file:// too."""
     return f"{MANIFEST_PREFIX}{safe_json(manifest)};\n"
 

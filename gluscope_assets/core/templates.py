@@ -4,6 +4,7 @@ What is filled in belongs to `neuron_page` and `site`.
 """
 
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 import gluscope_assets
 from gluscope_assets.core import formats
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files, replacing
+from gluscope_assets.core.files import hash_files
 from gluscope_assets.core.quadrants import QUADRANTS
 
 PAGE_CODE = (
@@ -97,6 +98,13 @@ def _icon(quadrant: str) -> Markup:
 
 def write_page(path: Path, content: bytes) -> int:
     """Write a file of the site, all or nothing, and return its size."""
-    with replacing(path) as temporary:
+    # Leaner than `replacing`, because a site has very many files; only one process writes a given one.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return len(content)

@@ -3,7 +3,7 @@
 Its statistics and lists follow from random activations by plain loops, so tests can compare pages with `Study.gate`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -310,9 +310,10 @@ class Study:
         )
 
     def render(self, site: Path, key: str = "late-1111111", layer: int = 0, **options: Any) -> RenderReport:
-        """Render this study's tables as one layer of a checkpoint."""
+        """Render this study's tables as one layer of a checkpoint, in the `view` asked for."""
+        site_map = options.pop("site_map", None) or self.site_map()
         pages = LayerPages(
-            options.pop("site_map", None) or self.site_map(),
+            replace(site_map, view=options.pop("view", site_map.view)),
             key,
             layer,
             self.folder / "aggregate",

@@ -736,7 +736,7 @@ def test_all_that_can_be_pressed_is_reached_by_the_tab_key(page: Page, address: 
             )
         )
     order = [name for place, name in enumerate(reached) if name not in reached[:place]]
-    for name in ("view", "SPAN.t", "SUMMARY", "rank", "colour", "layout", "A.rank", "BUTTON.more"):
+    for name in ("view", "SPAN.t", "UL", "SUMMARY", "rank", "colour", "layout", "A.rank", "BUTTON.more"):
         assert name in order, (name, order)
 
 
