@@ -4,6 +4,7 @@ A page shows it as a strip. The data are no part of the page, which must not cha
 scripts of their own, one for a run of neurons of a layer, that the pages of all checkpoints share.
 """
 
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CELLS = 64
 """Neurons times checkpoints in one script: about 10 KB compressed."""
 TOKENS_BEFORE, TOKENS_AFTER = 10, 8
 """Tokens of an example before and after its peak."""
+SPACES = re.compile(" {3,}")
+"""Indentation, which would push the words out of sight."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def _strongest(peaks: Peaks, neuron: int, corpus: Texts, decoder: TokenDecoder) 
     # Read further, so that characters which the edges would split are whole.
     margin = min(low, CONTEXT_TOKENS)
     around = corpus.tokens_of(int(peaks.text[first]))[low - margin : end + CONTEXT_TOKENS].tolist()
-    pieces = [visible(piece).replace("\n", "") for piece in decoder.pieces(around)[margin : margin + end - low]]
+    pieces = [
+        SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in decoder.pieces(around)[margin : margin + end - low]
+    ]
     at = position - low
     return [float(f"{peaks.post[first]:.4g}"), "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])]

@@ -9,7 +9,14 @@ import pytest
 
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.tokens import visible
-from gluscope_assets.core.training import TOKENS_AFTER, TOKENS_BEFORE, CheckpointTables, neurons_together, write_training
+from gluscope_assets.core.training import (
+    SPACES,
+    TOKENS_AFTER,
+    TOKENS_BEFORE,
+    CheckpointTables,
+    neurons_together,
+    write_training,
+)
 from gluscope_assets_tests.site.synthetic import Study
 
 
@@ -55,7 +62,7 @@ def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study:
                 post, before, peak, after = strongest
                 assert post == pytest.approx(study.values(neuron, text)["post"][position], rel=1e-3)
                 pieces = study.decoder.pieces(study.corpus.texts[text].tolist())
-                shown = [visible(piece).replace("\n", "") for piece in pieces]
+                shown = [SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in pieces]
                 low, high = max(position - TOKENS_BEFORE, 0), position + TOKENS_AFTER + 1
                 assert [before, peak, after] == [
                     "".join(shown[low:position]),
