@@ -92,7 +92,7 @@ def built_tiny(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: Path)
     workplace = Workplace(write_tiny(folder, tiny_checkpoints), folder / "home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(workplace.home))
-        patch.delenv(STUDIES_VARIABLE, raising=False)
+        patch.setenv(STUDIES_VARIABLE, "")
         assert workplace.build() == 0
     return workplace
 

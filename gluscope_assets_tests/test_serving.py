@@ -76,6 +76,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, built_tiny: Workplace) -> Work
     workplace.file.write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(workplace.home))
+        patch.setenv(STUDIES_VARIABLE, "")
         assert workplace.build() == 0
     return workplace
 

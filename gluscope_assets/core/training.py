@@ -25,8 +25,8 @@ from gluscope_assets.core.tokens import CONTEXT_TOKENS, TokenDecoder, visible
 
 FOLDER = "training"
 """The folder of the scripts, at the site's root."""
-CELLS = 64
-"""Neurons times checkpoints in one script: about 10 KB compressed."""
+CELLS = 16
+"""Neurons times checkpoints in one script: about 3 KB compressed."""
 TOKENS_BEFORE, TOKENS_AFTER = 10, 8
 """Tokens of an example before and after its peak."""
 SPACES = re.compile(" {3,}")

@@ -593,7 +593,11 @@ window.gluscope.examples = (() => {
     for (const kind of ahead) window.addEventListener(kind, once, { passive: true });
   }
 
+  /** Once the browser has painted what the page holds without this script. */
+  const painted = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); });
+
   async function start() {
+    await painted();
     posts = await unpack(data);
     for (const setting of Object.keys(settings)) {
       // Colouring starts anew with each neuron.
