@@ -23,6 +23,7 @@ from gluscope_assets.core.site_map import MANIFEST_PREFIX
 from gluscope_assets.folders import HOME_VARIABLE
 from gluscope_assets.page_sources import all_sources, built_checkpoints
 from gluscope_assets.serving import SiteServer, open_server
+from gluscope_assets.studies.study import STUDIES_VARIABLE
 from gluscope_assets_tests.conftest import Workplace
 
 PLAIN = {"Host": "localhost"}
