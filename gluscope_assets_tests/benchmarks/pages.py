@@ -20,6 +20,8 @@ from playwright.sync_api import Browser
 from gluscope_assets_tests.browsing import built_site, chromium, neuron_pages, served
 
 SLOWDOWN = 4
+SETTLED_MILLISECONDS = 1500
+"""After which the browser is done with the parts of its own window, which it loads along with the first page."""
 FIRST_PAINT_MILLISECONDS, USABLE_MILLISECONDS = 300, 1000
 BYTES_BEFORE, BYTES_IN_ALL, FILES = 60_000, 120_000, 2
 PAPER_FILES, PAPER_MEGABYTES = 225, "13–18"
@@ -29,6 +31,9 @@ COMPLETE = "the page is complete"
 WATCH = """
 const told = {};
 const tell = (name) => { told[name] ??= performance.now(); };
+new PerformanceObserver((list) => {
+    for (const { startTime } of list.getEntries()) told.shown = startTime;
+}).observe({ type: "largest-contentful-paint", buffered: true });
 new MutationObserver(() => {
     if (!("ready" in document.documentElement.dataset)) return;
     if (document.querySelector("#q0:not([aria-busy])")) tell("usable");
@@ -49,7 +54,7 @@ class Load:
 
     page: str
     times: dict[str, float]
-    """Milliseconds since navigation: painted, usable, complete."""
+    """Milliseconds since navigation: painted, shown (the largest part of the first screen is painted), usable, complete."""
     work: dict[str, float]
     """Milliseconds of the page's main thread until it is complete, by kind."""
     before: dict[str, int]
@@ -86,6 +91,7 @@ def load(browser: Browser, address: str, page_name: str) -> Load:
     session.send("Performance.enable")
     # A process of the browser's own is started for a site's first page, whatever is on it.
     page.goto(address + "nothing")
+    page.wait_for_timeout(SETTLED_MILLISECONDS)
     session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
     sizes.clear()
     # Not by waiting for an element, which would put a script into the page.
@@ -139,12 +145,12 @@ def main() -> None:
         load(browser, address, pages[0])  # The first load of a browser is slower.
         loads = [load(browser, address, page) for page in pages for _ in range(options.runs)]
     print(f"Medians of {options.runs} loads of each page, processor slowed down {SLOWDOWN} times.\n")
-    print("| page | painted | usable | complete | KB before | KB in all | KB before, with shared files | files |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("page", "painted", "first screen", "usable", "complete", "KB before", "KB in all", "with shared files", "files")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     missed = []
     for page in pages:
         own = [one for one in loads if one.page == page]
-        painted, usable, complete = (middle(one.times[name] for one in own) for name in ("painted", "usable", "complete"))
+        times = {name: middle(one.times[name] for one in own) for name in ("painted", "shown", "usable", "complete")}
         # The limits are those of a neuron's own files; a reader of many neurons loads the shared ones once.
         before, in_all = (
             middle(sum(getattr(one, name).get(file, 0) for file in one.own_files()) for one in own)
@@ -152,11 +158,11 @@ def main() -> None:
         )
         with_shared = middle(sum(one.before.values()) for one in own)
         files = max(len(one.own_files()) for one in own)
-        milliseconds = " | ".join(f"{time:.0f} ms" for time in (painted, usable, complete))
+        milliseconds = " | ".join(f"{time:.0f} ms" for time in times.values())
         print(f"| {page} | {milliseconds} | {before / 1e3:.1f} | {in_all / 1e3:.1f} | {with_shared / 1e3:.1f} | {files} |")
         found = {
-            f"first paint {FIRST_PAINT_MILLISECONDS} ms": painted > FIRST_PAINT_MILLISECONDS,
-            f"usable {USABLE_MILLISECONDS} ms": usable > USABLE_MILLISECONDS,
+            f"first paint {FIRST_PAINT_MILLISECONDS} ms": times["painted"] > FIRST_PAINT_MILLISECONDS,
+            f"usable {USABLE_MILLISECONDS} ms": times["usable"] > USABLE_MILLISECONDS,
             f"{BYTES_BEFORE / 1e3:.0f} KB before the first interaction": before > BYTES_BEFORE,
             f"{BYTES_IN_ALL / 1e3:.0f} KB in all": in_all > BYTES_IN_ALL,
             f"{FILES} files": files > FILES,
