@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gluscope_assets.core.activation import ActivationFunction
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS
+from gluscope_assets.core.quadrants import ACTIVATIONS
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -61,15 +61,14 @@ class SampledNeuron:
     def _quadrants(self) -> list[Integers]:
         """Of each quadrant, the columns of `values` in it, ascending."""
         gate, in_ = self.values[0], self.values[1]
-        code = 2 * (gate < 0).astype(np.int8) + (in_ < 0)
-        code[(gate == 0) | (in_ == 0)] = len(QUADRANTS)
-        ends = np.cumsum(np.bincount(code, minlength=len(QUADRANTS) + 1))[:-1]
-        return np.split(np.argsort(code, kind="stable"), ends)[: len(QUADRANTS)]
+        seen = (gate != 0) & (in_ != 0)
+        signs = [(below_gate, below_in) for below_gate in (False, True) for below_in in (False, True)]
+        return [np.flatnonzero(seen & ((gate < 0) == sign) & ((in_ < 0) == other)) for sign, other in signs]
 
     @cached_property
     def _by_post(self) -> list[Integers]:
-        """Of each quadrant, its columns of `values` in ascending order of post."""
-        return [inside[np.argsort(self.values[3].take(inside))] for inside in self._quadrants]
+        """Of each quadrant, its columns of `values` in ascending order of |post|, equal ones in the order of the sample."""
+        return [_order(self.values[3], inside) for inside in self._quadrants]
 
     def quantiles(self) -> list[dict[str, list[float]]]:
         """For each quadrant, `QUANTILES` of each activation (linear interpolation); empty where no sampled position falls."""
@@ -80,8 +79,7 @@ class SampledNeuron:
                 out.append({})
                 continue
             values = self.values.take(inside, axis=1)
-            # post is in order already.
-            values[:3].sort(axis=1)
+            values.sort(axis=1)
             at = np.array(QUANTILES) * (n - 1)
             low = np.floor(at).astype(int)
             below, above = values[:, low].astype(np.float64), values[:, np.minimum(low + 1, n - 1)]
@@ -102,9 +100,6 @@ class SampledNeuron:
         ordered = self._by_post[quadrant]
         if not len(ordered):
             return ordered, []
-        # No σ changes its sign on one side of 0, so that post has one sign in a quadrant.
-        if self.values[3, ordered[0]] < 0:
-            ordered = ordered[::-1]
         chosen: dict[int, float] = {}
         for quantile in EXAMPLE_QUANTILES:
             chosen.setdefault(round(quantile * (len(ordered) - 1)), quantile)
@@ -116,6 +111,16 @@ class SampledNeuron:
         across, up = _edges(gate), _edges(in_)
         flat = np.bincount(up.cell_of(in_) * across.cells + across.cell_of(gate), minlength=up.cells * across.cells)
         return Density(across, up, flat.reshape(up.cells, across.cells))
+
+
+def _order(values: Floats, places: Integers) -> Integers:
+    """`places` in ascending order of |values|, ties in ascending order of place."""
+    # One sort of integers takes a tenth of argsort's time: the bits of a float without its sign order as its size does.
+    size = np.abs(values.take(places)).view(np.uint32).astype(np.uint64)
+    keys = (size << np.uint64(32)) | places.astype(np.uint64)
+    keys.sort()
+    ordered: Integers = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return ordered
 
 
 @dataclass(frozen=True)

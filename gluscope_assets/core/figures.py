@@ -127,7 +127,9 @@ def shaded(counts: npt.NDArray[Any]) -> tuple[tuple[int, str], ...]:
     shade = np.where(counts > 0, 1 + np.minimum(SHADES * np.log(np.maximum(counts, 1)) / most, SHADES - 1), 0).astype(int)
     # An empty square after each row keeps lines from running on into the next one.
     width = shade.shape[1] + 1
-    flat = np.pad(shade, ((0, 0), (0, 1))).ravel()
+    apart = np.zeros((len(shade), width), dtype=int)
+    apart[:, :-1] = shade
+    flat = apart.ravel()
     first = np.flatnonzero(np.diff(flat, prepend=0))
     length, row, column = np.diff(first, append=len(flat)), first // width, first % width
     paths: dict[int, list[str]] = {}

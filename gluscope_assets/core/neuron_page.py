@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,18 @@ from gluscope_assets.core.formats import Place, format_number, safe_json, signed
 from gluscope_assets.core.page_data import (
     ExampleColumn,
     PackedExamples,
-    RememberedTexts,
     SampleWindows,
+    ShownTexts,
     Texts,
     Vocabulary,
     Windows,
     pack_examples,
+    ranges,
 )
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.templates import environment
-from gluscope_assets.core.tokens import TokenDecoder, visible
+from gluscope_assets.core.tokens import TokenDecoder
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -49,6 +51,8 @@ STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
 NEAR_BEFORE, NEAR_AFTER = 32, 16
 """Positions around the peak of an example that is readable without JavaScript."""
+DATA = "\0"
+"""Stands in the filled template for the data, which are bytes already and most of the page. No text on a page holds it."""
 REST = "‥"
 """Stands for a token that has the rest of the character before it."""
 _SPACES = re.compile(" {3,}")
@@ -153,7 +157,7 @@ class LayerPages:
         count_special_tokens: bool = False,
     ) -> None:
         self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
-        self.corpus, self.view, self.activation = RememberedTexts(corpus), site_map.view, activation
+        self.corpus, self.view, self.activation = ShownTexts(corpus), site_map.view, activation
         self.function = activation_function(activation)
         self.neurons = site_map.neurons(checkpoint_key, layer)
         """Those that get a page when the site is built. Any other can be asked for."""
@@ -234,8 +238,8 @@ class LayerPages:
         ]
         rest = pack_examples([*ranked(OTHER_LISTS), *windows], self.corpus, self._vocabulary)
         quadrants = _quadrants(statistics, quadrant_of, sign, sampled)
-        for place, quadrant in enumerate(quadrants):
-            quadrant.examples.extend(_static_examples(first, place, self.corpus))
+        for quadrant, examples in zip(quadrants, _static_examples(first, self.corpus, self._vocabulary), strict=True):
+            quadrant.examples.extend(examples)
         place = bisect_left(self.neurons, neuron)
         text = self._template.render(
             **self._shared,
@@ -253,24 +257,22 @@ class LayerPages:
             quadrants=quadrants,
             weights=_weights(weights, sign, self._vocabulary),
             chance=_chance(self._baselines, weights),
-            data=_with_examples(
-                {
-                    "activation": self.activation,
-                    "special": self._shared["special"],
-                    "orientation": orientation,
-                    "positions": statistics["positions"],
-                    "routed": statistics["routed"],
-                    "zero": statistics["zero"],
-                },
-                first,
-                quadrants,
-            ),
+            data=DATA,
         )
+        facts = {
+            "activation": self.activation,
+            "special": self._shared["special"],
+            "orientation": orientation,
+            "positions": statistics["positions"],
+            "routed": statistics["routed"],
+            "zero": statistics["zero"],
+        }
+        before, after = text.encode("utf-8", "replace").split(DATA.encode())
         name = f"{self.checkpoint_key}/{self.layer}/{neuron}"
         data = _with_examples({"quantiles": [quantiles for _, quantiles in chosen[len(QUADRANTS) :]]}, rest)
         files = {
-            f"{neuron}.html": text.encode("utf-8", "replace"),
-            f"{neuron}.js": f"gluscope.provide({safe_json(name)},{data});\n".encode(),
+            f"{neuron}.html": b"".join([before, _with_examples(facts, first, quadrants), after]),
+            f"{neuron}.js": b"".join([f"gluscope.provide({safe_json(name)},".encode(), data, b");\n"]),
         }
         shares = [quadrant.share for quadrant in quadrants]
         summary = Summary(neuron, _place(statistics, self._several), shares, weights["class"], _best(quadrants))
@@ -319,18 +321,25 @@ def _rows_of(column: pa.ChunkedArray) -> Floats:
     return values.reshape(len(cells), -1)
 
 
-def _with_examples(data: Mapping[str, Any], examples: PackedExamples, quadrants: Sequence[QuadrantView] = ()) -> Markup:
+def _with_examples(data: Mapping[str, Any], examples: PackedExamples, quadrants: Sequence[QuadrantView] = ()) -> bytes:
     """JSON of `data`, quadrants and examples for a script. The latter two are numbers and base64 and need no escapes."""
     head = safe_json({**data, "lists": examples.lists, "sizes": examples.sizes})
     known = f',"quadrants":[{",".join(map(_json_of, quadrants))}]' if quadrants else ""
-    return Markup(f'{head[:-1]}{known},"packed":"{base64.b64encode(examples.packed).decode("ascii")}"}}')
+    return b"".join([f'{head[:-1]}{known},"packed":"'.encode(), base64.b64encode(examples.packed), b'"}'])
+
+
+_NUMBERS = ",".join(["%.7g"] * (3 + len(QUANTILES)))
 
 
 def _json_of(quadrant: QuadrantView) -> str:
     """A quadrant's numbers as JSON, to 7 digits, which is what float32 holds."""
     fields = [f'"count":{quadrant.count},"sampled":{quadrant.sampled}']
     for activation, values in quadrant.numbers.items():
-        numbers = ",".join(["null" if value is None else f"{value:.7g}" for value in values])
+        numbers = (
+            ",".join("null" if value is None else f"{value:.7g}" for value in values)
+            if None in values
+            else _NUMBERS % tuple(values)
+        )
         fields.append(f'"{activation}":[{numbers}]')
     return f"{{{','.join(fields)}}}"
 
@@ -363,27 +372,34 @@ def _place(row: Mapping[str, Any], several: bool) -> Place | None:
     return Place(row["mlp"], row["expert"], row["index"]) if several else None
 
 
-def _static_examples(packed: PackedExamples, place: int, texts: Texts) -> list[StaticExample]:
-    """The first examples of one of `FIRST_LISTS`."""
-    head = sum(packed.lists[:place])
-    out = []
-    for example in range(head, head + min(packed.lists[place], STATIC_EXAMPLES)):
-        first, peak, end = int(packed.first[example]), int(packed.peak[example]), int(packed.end[example])
-        first, end = max(first, peak - NEAR_BEFORE), min(end, peak + 1 + NEAR_AFTER)
-        shown = [packed.pieces[piece] for piece in packed.piece[first:end].tolist()]
-        out.append(
-            StaticExample(
-                post=float(packed.post[example]),
-                value=signed(float(packed.post[example])),
-                left=_SPACES.sub("  ", _line(shown[: peak - first])),
-                peak=_line([shown[peak - first]]) or REST,
-                right=_SPACES.sub("  ", _line(shown[peak - first + 1 :])),
-                document=visible(texts.document_of(int(packed.text[example]))),
-                text=int(packed.text[example]),
-                position=int(packed.position[example]),
+def _static_examples(packed: PackedExamples, texts: ShownTexts, vocabulary: Vocabulary) -> Iterator[list[StaticExample]]:
+    """The first examples of each of `FIRST_LISTS`."""
+    heads = np.cumsum([0, *packed.lists[:-1]]).tolist()
+    counts = [min(count, STATIC_EXAMPLES) for count in packed.lists]
+    chosen = np.array([head + place for head, count in zip(heads, counts, strict=True) for place in range(count)], dtype=int)
+    peak = packed.peak[chosen]
+    first, end = np.maximum(packed.first[chosen], peak - NEAR_BEFORE), np.minimum(packed.end[chosen], peak + 1 + NEAR_AFTER)
+    shown, ends = packed.shown(ranges(first, end - first), vocabulary), np.cumsum(end - first)
+    columns = (packed.post[chosen], packed.text[chosen], packed.position[chosen], ends - (end - peak), ends)
+    rows = zip(*(values.tolist() for values in columns), strict=True)
+    low = 0
+    for count in counts:
+        examples = []
+        for post, text, position, at, high in islice(rows, count):
+            examples.append(
+                StaticExample(
+                    post=post,
+                    value=signed(post),
+                    left=_SPACES.sub("  ", _line(shown[low:at])),
+                    peak=_line(shown[at : at + 1]) or REST,
+                    right=_SPACES.sub("  ", _line(shown[at + 1 : high])),
+                    document=texts.source_of(text)[0],
+                    text=text,
+                    position=position,
+                )
             )
-        )
-    return out
+            low = high
+        yield examples
 
 
 def _line(pieces: Sequence[str]) -> str:

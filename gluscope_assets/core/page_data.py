@@ -44,13 +44,17 @@ class Texts(Protocol):
     def start_of(self, text: int) -> int: ...
 
 
-class RememberedTexts:
-    """Texts whose documents' names are kept once asked for: neurons share their texts."""
+class ShownTexts:
+    """Texts as pages show them. What was asked for is kept: neurons share their texts."""
 
     def __init__(self, texts: Texts) -> None:
-        self.special_token_ids = texts.special_token_ids
-        self.tokens_of, self.start_of = texts.tokens_of, texts.start_of
-        self.document_of = lru_cache(MOST_REMEMBERED)(texts.document_of)
+        self.special_token_ids, self.tokens_of = texts.special_token_ids, texts.tokens_of
+        self._texts = texts
+        self.source_of = lru_cache(MOST_REMEMBERED)(self._source_of)
+
+    def _source_of(self, text: int) -> tuple[str, int]:
+        """The visible name of a text's document, and where the text starts in it, in tokens."""
+        return visible(self._texts.document_of(text)), self._texts.start_of(text)
 
 
 class Vocabulary:
@@ -61,6 +65,9 @@ class Vocabulary:
         self._shown: dict[int, str] = {}
         self._chips: dict[int, str] = {}
         self._split: dict[int, dict[int, str]] = {}
+        self._bytes = np.zeros(0, dtype=np.uint8)
+        self._first = np.zeros(len(decoder.split), dtype=np.int64)
+        self._length = np.zeros(len(decoder.split), dtype=np.int64)
 
     def __getitem__(self, token: int) -> str:
         shown = self._shown.get(token)
@@ -75,7 +82,26 @@ class Vocabulary:
         except KeyError:
             return [self[token] for token in tokens]
 
-    def split_pieces(self, texts: Texts, text: int) -> dict[int, str]:
+    def encoded(self, tokens: Integers) -> bytes:
+        """The pieces of `tokens`, which are not repeated, in UTF-8, a zero byte after each."""
+        beyond = int(tokens.max(initial=-1)) + 1 - len(self._length)
+        if beyond > 0:
+            self._first, self._length = np.pad(self._first, (0, beyond)), np.pad(self._length, (0, beyond))
+        length = self._length[tokens]
+        if not length.all():
+            self._encode(tokens[length == 0])
+            length = self._length[tokens]
+        return self._bytes[ranges(self._first[tokens], length)].tobytes()
+
+    def _encode(self, tokens: Integers) -> None:
+        """Keep the bytes of tokens that have none yet."""
+        pieces = [f"{self[token]}\0".encode("utf-8", "replace") for token in tokens.tolist()]
+        length = np.array([len(piece) for piece in pieces])
+        self._first[tokens] = len(self._bytes) + np.cumsum(length) - length
+        self._length[tokens] = length
+        self._bytes = np.concatenate([self._bytes, np.frombuffer(b"".join(pieces), dtype=np.uint8)])
+
+    def split_pieces(self, texts: Texts | ShownTexts, text: int) -> dict[int, str]:
         """By position, the pieces of one text's tokens that split characters, whole as their neighbours make them."""
         found = self._split.get(text)
         if found is None:
@@ -170,7 +196,7 @@ class ExampleColumn:
         length = np.minimum(start + np.diff(first), position + 1 + MOST_AFTER) - low
         cells: slice | Integers = slice(int(first[0]), int(first[-1]))
         if int(length.sum()) < int(first[-1] - first[0]):
-            cells = _ranges(first[:-1] + low - start, length)
+            cells = ranges(first[:-1] + low - start, length)
         value, post, in_ = self.value[rows], self.post[rows], self.in_[cells]
         if sign < 0:
             value, post, in_ = -value if odd else value, -post, -in_
@@ -195,7 +221,7 @@ class SampleWindows:
         """The windows of the sampled positions `place`, each of which has gate, in and post: nothing is kept around them."""
         length = self.length[place]
         low, position = self.low[place], self.position[place]
-        cells = _ranges(self.first[place], length)
+        cells = ranges(self.first[place], length)
         peak = np.cumsum(length) - length + position - low
         around = np.full((2, len(cells)), np.nan, dtype=np.float32)
         around[0, peak], around[1, peak] = gate, in_
@@ -222,11 +248,24 @@ class PackedExamples:
     end: Integers
     """[examples], where its window ends in `piece`."""
     piece: Integers
-    """[positions], into `pieces`."""
-    pieces: list[str]
+    """[positions], the number of each position's piece."""
+    identities: Integers
+    """[pieces], the token of each piece."""
+    split: list[str]
+    """The last pieces, which are those of tokens that split a character and stand for what they show in a text."""
+
+    def shown(self, places: Integers, vocabulary: Vocabulary) -> list[str]:
+        """The texts of the pieces at some places of `piece`."""
+        piece = self.piece[places]
+        shown = vocabulary.pieces(self.identities[piece].tolist())
+        if self.split:
+            plain = len(self.identities) - len(self.split)
+            for place in np.flatnonzero(piece >= plain).tolist():
+                shown[place] = self.split[int(piece[place]) - plain]
+        return shown
 
 
-def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary) -> PackedExamples:
+def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocabulary) -> PackedExamples:
     """Pack lists of one neuron's examples. Where windows overlap, the values of the earlier list stay."""
     value, post, text, position, low, length, token, gate, in_ = (
         np.concatenate([getattr(windows, name) for windows in lists])
@@ -238,7 +277,7 @@ def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary
     offset[order] = low[order] - segment_low[segment]
     segment_of[order] = segment
     first = segment_first[segment_of] + offset
-    target = _ranges(first, length)
+    target = ranges(first, length)
     positions = int(segment_length.sum())
     tokens = np.zeros(positions, dtype=np.int64)
     tokens[target] = token
@@ -247,19 +286,21 @@ def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary
     known = np.flatnonzero(~np.isnan(gate))[::-1]
     gates[target[known]], ins[target[known]] = gate[known], in_[known]
 
-    piece, pieces, identities = _pieces(tokens, segment_text, segment_low, segment_first, texts, vocabulary)
-    document_of = [texts.document_of(number) for number in segment_text.tolist()]
+    piece, identities, split = _pieces(tokens, segment_text, segment_low, segment_first, texts, vocabulary)
+    document_of, start_of = zip(*map(texts.source_of, segment_text.tolist()), strict=True) if len(segment_text) else ((), ())
     documents = {name: place for place, name in enumerate(dict.fromkeys(document_of))}
     narrow_gates, wide_gates = _narrow(gates)
     narrow_ins, wide_ins = _narrow(ins)
     strings = [
-        "\0".join(pieces).encode("utf-8", "replace"),
-        "\0".join(map(visible, documents)).encode("utf-8", "replace"),
+        (vocabulary.encoded(identities[: len(identities) - len(split)]) + "".join(f"{shown}\0" for shown in split).encode())[
+            :-1
+        ],
+        "\0".join(documents).encode("utf-8", "replace"),
     ]
     numbers = [
         planes(identities, "<u4"),
         planes(segment_text, "<u4"),
-        planes(np.array([texts.start_of(number) for number in segment_text.tolist()]), "<u4"),
+        planes(start_of, "<u4"),
         planes(segment_low, "<u4"),
         planes(np.array([documents[name] for name in document_of]), "<u2"),
         planes(segment_length, "<u2"),
@@ -283,7 +324,7 @@ def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary
         sizes={
             "pieceBytes": len(strings[0]),
             "documentBytes": len(strings[1]),
-            "pieces": len(pieces),
+            "pieces": len(identities),
             "segments": len(segment_text),
             "positions": positions,
             "wideGates": len(wide_gates),
@@ -297,7 +338,8 @@ def pack_examples(lists: Sequence[Windows], texts: Texts, vocabulary: Vocabulary
         peak=first + position - low,
         end=first + length,
         piece=piece,
-        pieces=pieces,
+        identities=identities,
+        split=split,
     )
 
 
@@ -325,12 +367,12 @@ def _pieces(
     segment_text: Integers,
     segment_low: Integers,
     segment_first: Integers,
-    texts: Texts,
+    texts: ShownTexts,
     vocabulary: Vocabulary,
-) -> tuple[Integers, list[str], Integers]:
-    """The piece of each position as an index, the table of pieces, and the token id of each entry of the table.
+) -> tuple[Integers, Integers, list[str]]:
+    """The number of each position's piece, the token of each piece, and the texts of the last ones.
 
-    A token that splits a character has an entry for each text that it shows.
+    A token that splits a character has a further piece for each text that it shows.
     """
     count = np.bincount(tokens)
     unique = np.flatnonzero(count)
@@ -339,22 +381,18 @@ def _pieces(
     # From here on a table of places: each token's in `ordered`.
     count[ordered] = np.arange(len(ordered))
     piece = count[tokens]
-    identities = ordered.tolist()
-    pieces = vocabulary.pieces(identities)
     decoder = vocabulary.decoder
+    entries: dict[tuple[int, str], int] = {}
     if decoder.splits(ordered):
         split = np.flatnonzero(decoder.split[np.minimum(tokens, len(decoder.split) - 1)])
         segment = np.searchsorted(segment_first, split, side="right") - 1
         of_text, position = segment_text[segment], segment_low[segment] + split - segment_first[segment]
-        entries: dict[tuple[int, str], int] = {}
         for at, text, place in zip(split.tolist(), of_text.tolist(), position.tolist(), strict=True):
             key = int(tokens[at]), vocabulary.split_pieces(texts, text)[place]
-            if key not in entries:
-                entries[key] = len(pieces)
-                identities.append(key[0])
-                pieces.append(key[1])
-            piece[at] = entries[key]
-    return piece, pieces, np.array(identities, dtype=np.int64)
+            piece[at] = entries.setdefault(key, len(ordered) + len(entries))
+    if entries:
+        ordered = np.concatenate([ordered, [token for token, _ in entries]])
+    return piece, ordered, [shown for _, shown in entries]
 
 
 def _narrow(values: Floats) -> tuple[npt.NDArray[np.float16], Integers]:
@@ -374,7 +412,7 @@ def planes(values: npt.ArrayLike, dtype: str) -> bytes:
     return array.view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
 
 
-def _ranges(first: Integers, length: Integers) -> Integers:
+def ranges(first: Integers, length: Integers) -> Integers:
     """first[0], first[0] + 1, … (length[0] of them), first[1], …"""
     return np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from gluscope_assets.core.page_data import PackedExamples, SampleWindows, Vocabulary, Windows, pack_examples
+from gluscope_assets.core.page_data import PackedExamples, SampleWindows, ShownTexts, Vocabulary, Windows, pack_examples
 from gluscope_assets.core.tokens import TokenDecoder
 
 LENGTH = 60
@@ -107,7 +107,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, LENGTH - 1)), min_
 def test_every_window_is_found_again(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
     texts = Texts()
     lists = [windows(first, texts), windows(second, texts, before=20)]
-    packed = pack_examples(lists, texts, vocabulary())
+    packed = pack_examples(lists, ShownTexts(texts), vocabulary())
     found = unpack(packed)
     assert packed.lists == [len(first), len(second)]
     starts = np.cumsum(found["segment_length"], dtype=int) - found["segment_length"]
@@ -138,7 +138,7 @@ def test_a_sampled_position_keeps_its_value_and_knows_neighbours_from_other_list
     text, position = (np.array(column, dtype=np.int64) for column in zip(*sampled, strict=True))
     gate = np.array([value_of(*place) for place in sampled], dtype=np.float32)
     around = SampleWindows(text, position, texts).windows(np.arange(len(sampled)), gate, 2 * gate, gate)
-    found = unpack(pack_examples([windows(ranked, texts), around], texts, vocabulary()))
+    found = unpack(pack_examples([windows(ranked, texts), around], ShownTexts(texts), vocabulary()))
     known = {(t, p) for t, peak in ranked for p in range(max(peak - 7, 0), min(peak + 5, LENGTH))} | set(sampled)
     starts = np.cumsum(found["segment_length"], dtype=int) - found["segment_length"]
     for segment, start in enumerate(starts):
@@ -153,6 +153,6 @@ def test_what_16_bits_cannot_hold_is_kept_wider() -> None:
     given_ = windows([(0, 10)], texts, before=1, after=1)
     wide = np.array([1e5, 1e-9, -1e-12], dtype=np.float32)
     window = Windows(**{**vars(given_), "gate": wide, "in_": wide[::-1].copy()})
-    found = unpack(pack_examples([window], texts, vocabulary()))
+    found = unpack(pack_examples([window], ShownTexts(texts), vocabulary()))
     assert found["gate"].tolist() == wide.tolist()
     assert found["in"].tolist() == wide[::-1].tolist()
