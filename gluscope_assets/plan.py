@@ -13,7 +13,7 @@ import dagster as dg
 
 from gluscope_assets.core.checkpoint import Checkpoint, tokenizer_hash
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.shards import MANIFEST as SHARD_MANIFEST
+from gluscope_assets.core.shards import RECORD
 from gluscope_assets.core.site_map import MANIFEST
 from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import checkpoint_partitions, partition_key
@@ -147,7 +147,7 @@ class Planner:
         """A file that is there if the stage's result for a layer is."""
         return {
             "neuron_weights": self.folder.weights(checkpoint.key, layer),
-            "activation_shards": self.folder.first_shard(checkpoint.key, layer) / SHARD_MANIFEST,
+            "activation_shards": self.folder.first_shard(checkpoint.key, layer).parent / RECORD,
             "quadrant_aggregates": self.folder.aggregate(checkpoint.key, layer) / "statistics.parquet",
             "neuron_pages": self.folder.page_report(checkpoint.key, layer),
         }[stage]

@@ -23,7 +23,7 @@ from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
 from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
-from gluscope_assets.versions import provenance, recorded_fingerprint
+from gluscope_assets.versions import fingerprint, provenance, recorded_fingerprint
 
 COUNTS = tuple(f"{quadrant}_count" for quadrant in QUADRANTS)
 
@@ -65,6 +65,7 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     options=study.collection,
                     root=folder.shards(key),
                     provenance=footer,
+                    origin=fingerprint(study, "activation_shards", {"weights": checkpoint.weights_hash}),
                 )
                 # A model that is spread over all GPUs runs in one process.
                 workers = devices if study.model.device_map is None else devices[:1]
@@ -122,14 +123,14 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
     def quadrant_aggregates(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
-        from gluscope_assets.core.shards import merge_layers, read_manifest
+        from gluscope_assets.core.shards import merge_layers, read_record
 
         folder, fingerprints = storage.of(study), []
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
-            shards = {layer: read_manifest(folder.first_shard(key, layer)).fingerprint for layer in layers}
+            collections = {layer: read_record(folder.first_shard(key, layer).parent).fingerprint for layer in layers}
             footers = {
-                layer: provenance(study, "quadrant_aggregates", {"activation_shards": shards[layer]}, checkpoint)
+                layer: provenance(study, "quadrant_aggregates", {"activation_shards": collections[layer]}, checkpoint)
                 for layer in layers
             }
             with progress.show(context, f"{checkpoint.name}: aggregates", "layers") as show:

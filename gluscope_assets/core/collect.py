@@ -29,6 +29,7 @@ from gluscope_assets.core.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, conca
 from gluscope_assets.core.checkpoint import Checkpoint, ModelShape, check_checkpoint, load_model
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_of
 from gluscope_assets.core.forward import Batch, Forward
 from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
 from gluscope_assets.core.options import CollectionOptions
@@ -73,7 +74,10 @@ class Collection(BaseModel):
     root: Path
     """Where the shards of the checkpoint lie."""
     provenance: dict[str, Any]
-    """What the files' footers begin with; has `fingerprint`."""
+    """What the files' footers begin with; its `fingerprint` is that of the whole collection."""
+    origin: str | None = None
+    """What the numbers of a text follow from beside its tokens; the fingerprint if absent. Where this is the same, shards of
+    texts that are the same are kept when the corpus around them changes."""
 
 
 @dataclass
@@ -120,6 +124,8 @@ def collect(
     elif workers:
         _run_processes(collection, workers, count_tokens)
     shards.sweep(collection.root, collection.layers, job.corpus.n_shards)
+    for layer in collection.layers:
+        shards.write_record(collection.root, layer, job.record)
     report.seconds = time.monotonic() - began
     for layer in collection.layers:
         folder = shards.layer_folder(collection.root, layer)
@@ -256,6 +262,25 @@ class Job:
             return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {reduction}"
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device)}"
 
+    @cached_property
+    def texts_hashes(self) -> list[str]:
+        """Of the texts of each shard."""
+        return [self.corpus.hash_of_shard(shard) for shard in range(self.corpus.n_shards)]
+
+    def fingerprint_of(self, shard: int) -> str:
+        """What a shard is made from."""
+        return hash_of(self._origin, self.texts_hashes[shard])[:32]
+
+    @property
+    def _origin(self) -> str:
+        return self.collection.origin or str(self.collection.provenance["fingerprint"])
+
+    @property
+    def record(self) -> shards.Record:
+        """What is written when all shards are finished."""
+        fingerprints = [self.fingerprint_of(shard) for shard in range(self.corpus.n_shards)]
+        return shards.Record(str(self.collection.provenance["fingerprint"]), self.corpus.content_hash, fingerprints)
+
     def check(self) -> None:
         """InputError if checkpoint and corpus do not fit."""
         checkpoint, highest = self.collection.checkpoint, int(self.corpus.token.max())
@@ -271,7 +296,7 @@ class Job:
 
     def unfinished_layers(self, shard: int) -> list[int]:
         """The layers whose shard is missing, or was made from other things or elsewhere."""
-        fingerprint = str(self.collection.provenance["fingerprint"])
+        fingerprint = self.fingerprint_of(shard)
         root = self.collection.root
         return [
             layer
@@ -330,14 +355,15 @@ class Job:
         tokens = self.tokens_of([shard])
         footer = {
             **collection.provenance,
+            "fingerprint": self.fingerprint_of(shard),
+            "inputs": {"origin": self._origin, "texts": self.texts_hashes[shard]},
             "dtype": collection.dtype,
-            "content_hash": corpus.content_hash,
             "computed_on": self.computed_on,
         }
 
         def write(layer: int) -> None:
             own = {"activation": state.activation_of(layer)}
-            shards.write_shard(state.aggregate(layer), collection.root, shard, corpus.n_shards, tokens, footer | own)
+            shards.write_shard(state.aggregate(layer), collection.root, shard, tokens, footer | own)
 
         return [pool.submit(write, layer) for layer in sorted(state.layers)]
 

@@ -115,6 +115,16 @@ class TokenizedCorpus:
         """The place of a text in its document, in tokens."""
         return int(self.starts[text])
 
+    def hash_of_shard(self, shard: int) -> str:
+        """Over the texts of a shard with their numbers and packs: the same as long as texts are only appended after it."""
+        texts = np.flatnonzero(self.shards == shard)
+        first, end = int(texts[0]), int(texts[-1]) + 1
+        tokens = self.token[self.offsets[first] : self.offsets[end]]
+        digest = hashlib.sha256(hash_of(first, self.special_token_ids).encode())
+        for part in (tokens, np.diff(self.offsets[first : end + 1]), self.packs[first:end]):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
     def packs_of_shard(self, shard: int) -> list[range]:
         """The texts of each pack of a shard, in order."""
         texts = np.flatnonzero(self.shards == shard)

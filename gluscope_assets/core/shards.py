@@ -1,7 +1,9 @@
 """Activation shards on disk: their folders, the manifest that says one is finished, and who may write one.
 
-`<root>/layer-NN/shard-NNNN/` holds the four tables of one layer over one run of packs, and their manifest. What is in
-the tables belongs to `aggregate`, how it comes about to `collect`.
+`<root>/layer-NN/shard-NNNN/` holds the four tables of one layer over one run of packs, and their manifest; beside the
+shards of a layer lies the record of the collection that they make up. A shard follows from its own texts alone, so texts
+that are appended to a corpus leave the shards before them as they are. What is in the tables belongs to `aggregate`, how it
+comes about to `collect`.
 """
 
 import fcntl
@@ -15,10 +17,11 @@ from pathlib import Path
 
 from gluscope_assets.core.aggregate import TABLES, Aggregate, merge_all, read_aggregate, write_aggregate, write_tables
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files, read_provenance, replacing_folder, require_file
+from gluscope_assets.core.files import hash_files, read_provenance, replacing, replacing_folder, require_file
 from gluscope_assets.core.progress import Progress, no_progress
 
 MANIFEST = "manifest.json"
+RECORD = "collection.json"
 
 CLAIMS = ".claims"
 """The folder beside the layers' that holds one empty file for each shard; who locks it may write the shard."""
@@ -39,12 +42,11 @@ class Manifest:
     """What a finished shard is, beside its tables: enough to go on after a crash and to report. It names no time."""
 
     fingerprint: str
-    """What model, corpus and options it was made from."""
+    """What model, texts and options it was made from."""
     computed_on: str
     """The software and hardware whose rounding its numbers have."""
     layer: int
     shard: int
-    shards: int
     neurons: int
     tokens: int
     positions: int
@@ -64,17 +66,43 @@ class Manifest:
         return sum(self.sizes.values())
 
 
-def write_shard(aggregate: Aggregate, root: Path, shard: int, shards: int, tokens: int, footer: Mapping[str, object]) -> None:
+@dataclass(frozen=True)
+class Record:
+    """Which shards of a layer make up a collection that is complete."""
+
+    fingerprint: str
+    """What model, corpus and options the collection was made from."""
+    content_hash: str
+    """Of the tokenized corpus."""
+    shards: list[str]
+    """The fingerprint of each shard."""
+
+
+def write_record(root: Path, layer: int, record: Record) -> None:
+    """Say that all shards of a layer are finished."""
+    with replacing(layer_folder(root, layer) / RECORD) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a layer's folder. InputError if the collection is not complete."""
+    path = folder / RECORD
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged; materialize activation_shards.") from error
+
+
+def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, footer: Mapping[str, object]) -> None:
     """Write one layer's shard with its manifest, all or nothing. `footer` has `fingerprint` and `computed_on`."""
     with replacing_folder(shard_folder(layer_folder(root, aggregate.layer), shard)) as folder:
-        write_tables(aggregate, folder, {**footer, "shards": shards, "shard": shard})
+        write_tables(aggregate, folder, {**footer, "shard": shard})
         paths = [folder / f"{name}.parquet" for name in TABLES]
         manifest = Manifest(
             fingerprint=str(footer["fingerprint"]),
             computed_on=str(footer["computed_on"]),
             layer=aggregate.layer,
             shard=shard,
-            shards=shards,
             neurons=aggregate.neurons,
             tokens=tokens,
             positions=aggregate.positions,
@@ -127,9 +155,13 @@ def sweep(root: Path, layers: Sequence[int], shards: int) -> None:
     """Remove what is no shard of these layers: shards of an earlier cut, and what a killed process left half-written."""
     for layer in layers:
         folder = layer_folder(root, layer)
-        current = {shard_folder(folder, shard) for shard in range(shards)}
+        current = {shard_folder(folder, shard) for shard in range(shards)} | {folder / RECORD}
         for other in set(folder.iterdir()) - current:
             shutil.rmtree(other, ignore_errors=True)
+
+
+OF_ONE_SHARD = ("shard", "positions", "fingerprint", "inputs")
+"""What a shard's footer says that does not hold for all."""
 
 
 def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[str, object]) -> Aggregate:
@@ -138,19 +170,20 @@ def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[
     InputError if a shard is missing or was dropped, or the shards are not of one collection.
     """
     folder = layer_folder(root, layer)
-    first = read_manifest(shard_folder(folder, 0))
-    folders = [shard_folder(folder, shard) for shard in range(first.shards)]
-    for shard in folders:
+    record = read_record(folder)
+    folders = [shard_folder(folder, shard) for shard in range(len(record.shards))]
+    computed_on = read_manifest(folders[0]).computed_on
+    for shard, fingerprint in zip(folders, record.shards, strict=True):
         manifest = read_manifest(shard)
-        same = (manifest.fingerprint, manifest.computed_on, manifest.shards)
-        if same != (first.fingerprint, first.computed_on, first.shards):
-            raise InputError(f"{shard} is of another collection than shard 0; materialize activation_shards again.")
-        if not is_finished(shard, first.fingerprint, first.computed_on):
+        if (manifest.fingerprint, manifest.computed_on) != (fingerprint, computed_on):
+            raise InputError(f"{shard} is of another collection than {folder / RECORD}; materialize activation_shards again.")
+        if not is_finished(shard, fingerprint, computed_on):
             raise InputError(f"The tables of {shard} are gone or damaged; materialize activation_shards again.")
     footer = read_provenance(folders[0] / "statistics.parquet")
-    common = {name: value for name, value in footer.items() if name not in ("shard", "positions")}
+    common = {name: value for name, value in footer.items() if name not in OF_ONE_SHARD}
     merged = merge_all(read_aggregate(shard) for shard in folders)
-    write_aggregate(merged, destination, {**common, **provenance})
+    whole = {"content_hash": record.content_hash, "shards": len(folders)}
+    write_aggregate(merged, destination, {**common, **whole, **provenance})
     return merged
 
 

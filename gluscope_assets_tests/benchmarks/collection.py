@@ -199,7 +199,7 @@ class Subject:
         """Write the shards; bytes of each table a neuron."""
         footer = {"fingerprint": "benchmark", "computed_on": "benchmark"}
         for layer in state.layers:
-            shards.write_shard(state.aggregate(layer), self.folder / "shards", 0, 1, self.corpus.n_tokens, footer)
+            shards.write_shard(state.aggregate(layer), self.folder / "shards", 0, self.corpus.n_tokens, footer)
         neurons = sum(mlp.width for mlp in self.mlps)
         paths = list(self.folder.rglob("shards/*/*/*.parquet"))
         sizes = {name: sum(path.stat().st_size for path in paths if path.stem == name) for name in TABLES}

@@ -1,6 +1,7 @@
 """Shards: finished or not, claimed by one process at a time, the same whoever makes them and however often he is killed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from gluscope_assets.core import shards
 from gluscope_assets.core.aggregate import TABLES, Aggregate
 from gluscope_assets.core.collect import Collection, Job, Worker, collect, plan_workers
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.shards import MANIFEST, claimed, layer_folder, merge_layers, read_manifest, shard_folder
+from gluscope_assets.core.shards import MANIFEST, claimed, layer_folder, merge_layers, read_manifest, read_record, shard_folder
 from gluscope_assets_tests.benchmarks.soak import files_of, kill_until_done, small_collection
 
 
@@ -86,6 +87,35 @@ def test_only_unfinished_shards_are_done_again(undisturbed: Collection) -> None:
     assert files_of(collection.root) == files_of(undisturbed.root)
 
 
+def test_appended_texts_cost_their_own_shards_alone(undisturbed: Collection, tmp_path: Path) -> None:
+    folder = tmp_path / "grown"
+    shutil.copytree(undisturbed.root.parent / "corpus", folder / "corpus")
+    collection = small_collection(folder, "collected").model_copy(update={"origin": "the same model and options"})
+    before = Job(collection, "cpu").corpus
+    collect(collection, ["cpu"])
+    for number in range(40):
+        # Files are read in the order of their names.
+        (folder / "corpus" / f"z-{number:02d}.txt").write_text(f"More text, number {number}. " * 5)
+    (folder / "texts.parquet").unlink()
+    grown = small_collection(folder, "collected").model_copy(
+        update={"origin": "the same model and options", "provenance": {"fingerprint": "another corpus"}}
+    )
+    after = Job(grown, "cpu").corpus
+    kept = [shard for shard in range(before.n_shards) if after.hash_of_shard(shard) == before.hash_of_shard(shard)]
+    assert len(kept) == before.n_shards - 1, "all but the last, which was not full"
+    report = collect(grown, ["cpu"])
+    assert report.shards > before.n_shards + 1
+    assert report.resumed == len(kept)
+    assert report.tokens == Job(grown, "cpu").tokens_of(range(len(kept), report.shards))
+
+    anew = grown.model_copy(update={"root": folder / "anew"})
+    collect(anew, ["cpu"])
+    for name, one in (("grown", grown), ("anew", anew)):
+        merge_layers(one.root, [0, 1], lambda layer, name=name: tmp_path / name / str(layer), lambda layer: {})
+    assert files_of(tmp_path / "grown" / "0") == files_of(tmp_path / "anew" / "0")
+    assert files_of(tmp_path / "grown" / "1") == files_of(tmp_path / "anew" / "1")
+
+
 def test_shards_made_from_other_things_or_elsewhere_are_done_again(undisturbed: Collection) -> None:
     collection = beside(undisturbed, "other")
     collect(collection, ["cpu"])
@@ -148,7 +178,8 @@ def test_merged_shards_can_be_dropped_and_are_then_reported_gone(undisturbed: Co
         assert merged[layer].shards == report.shards
         assert {path.name for path in (tmp_path / f"{layer}").iterdir()} == {f"{name}.parquet" for name in TABLES}
     assert not list(collection.root.rglob("*.parquet"))
-    assert read_manifest(shard_folder(layer_folder(collection.root, 0), 0)).fingerprint == "soak"
+    assert read_record(layer_folder(collection.root, 0)).fingerprint == "soak"
+    assert read_manifest(shard_folder(layer_folder(collection.root, 0), 0)).shard == 0
     with pytest.raises(InputError, match="shard-0000 are gone or damaged; materialize activation_shards again"):
         shards.merge_shards(collection.root, 0, tmp_path / "again", {})
     assert not (tmp_path / "again").exists()
