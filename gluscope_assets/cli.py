@@ -125,13 +125,21 @@ def build(options: argparse.Namespace) -> None:
     from gluscope_assets.core.selection import check_lists
     from gluscope_assets.folders import StudyFolder, default_home
     from gluscope_assets.plan import Planner
+    from gluscope_assets.registry import look_for_checkpoints, with_registry
+    from gluscope_assets.studies.study import load_study
 
-    study = _study(options.study)
+    study, home = _study(options.study), default_home()
+    folder = StudyFolder(home / study.name)
+    if study.model.discover is not None:
+        given = load_study(study.file)
+        look = look_for_checkpoints(given, folder)
+        print(f"{study.name}: {look.sentence}")
+        study = with_registry(given, folder)
     layers = _layers(options.layers, study)
     checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
+    if not checkpoints:
+        raise InputError(f"{study.file}: no checkpoint has appeared where model.discover looks; build again when one has.")
     chosen = _chosen(options.checkpoint, checkpoints, study)
-    home = default_home()
-    folder = StudyFolder(home / study.name)
     source = source_version(study.corpus)
     with _only_build(home), _instance(home) as instance:
         plan = Planner(study, folder, instance, source, checkpoints).plan(chosen, layers)
@@ -243,17 +251,19 @@ def _retire_dead_runs(instance: "dg.DagsterInstance") -> None:
 
 
 def _study(name: str) -> "Study":
+    from gluscope_assets.folders import StudyFolder, default_home
+    from gluscope_assets.registry import with_registry
     from gluscope_assets.studies.study import STUDIES_VARIABLE, find_studies, load_study
 
     if name.endswith((".yaml", ".yml")):
         study = load_study(Path(name))
         # Processes started from here know the study too.
         os.environ[STUDIES_VARIABLE] = os.pathsep.join(filter(None, [os.environ.get(STUDIES_VARIABLE), str(study.file)]))
-        return study
+        return with_registry(study, StudyFolder(default_home() / study.name))
     found = find_studies()
     if name not in found:
         raise InputError(f"There is no study {name}; there are {', '.join(found)}, or name a YAML file.")
-    return found[name]
+    return with_registry(found[name], StudyFolder(default_home() / name))
 
 
 def _layers(given: str | None, study: "Study") -> list[int]:
@@ -403,12 +413,14 @@ def studies(options: argparse.Namespace) -> None:
     import rich.table
     from rich.console import Console
 
-    from gluscope_assets.folders import default_home
+    from gluscope_assets.folders import StudyFolder, default_home
+    from gluscope_assets.registry import with_registry
     from gluscope_assets.studies.study import find_studies
 
     table = rich.table.Table("study", "checkpoint", "key", "layers", "pages", "status", box=None, header_style="bold")
     home = default_home()
-    for study in find_studies().values():
+    for name, given in find_studies().items():
+        study = with_registry(given, StudyFolder(home / name))
         try:
             for row in _status_rows(study, home):
                 table.add_row(*row)

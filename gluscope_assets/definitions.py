@@ -14,10 +14,11 @@ from gluscope_assets.assets.model import build_model_checkpoint, build_neuron_we
 from gluscope_assets.assets.pages import build_neuron_pages, build_published_site, build_site
 from gluscope_assets.automation import automation_sensors
 from gluscope_assets.checks import build_checks
-from gluscope_assets.folders import default_home
+from gluscope_assets.folders import StudyFolder, default_home
 from gluscope_assets.jobs import publish_job
+from gluscope_assets.registry import with_registry
 from gluscope_assets.resources import Device, ProgressDisplay, Storage
-from gluscope_assets.sensors import corpus_schedule, new_checkpoints_sensor
+from gluscope_assets.sensors import corpus_schedule, missing_schedule, new_checkpoints_sensor
 from gluscope_assets.studies.study import Study, find_studies
 
 ASSETS = (
@@ -46,12 +47,13 @@ def build_defs(studies: Iterable[Study], resources: Mapping[str, object] | None 
         return dg.Definitions(
             assets=[build(study) for study in studies for build in ASSETS],
             asset_checks=[check for study in studies for check in build_checks(study)],
+            # Those of the schedules come with them.
             jobs=[publish_job(study) for study in studies],
             sensors=[
                 *(new_checkpoints_sensor(study) for study in studies),
                 *automation_sensors([study.name for study in studies]),
             ],
-            schedules=[corpus_schedule(study) for study in studies],
+            schedules=[build(study) for study in studies for build in (corpus_schedule, missing_schedule)],
             executor=EXECUTOR,
             resources={
                 "storage": Storage(home=str(default_home())),
@@ -62,4 +64,4 @@ def build_defs(studies: Iterable[Study], resources: Mapping[str, object] | None 
         )
 
 
-defs = build_defs(find_studies().values())
+defs = build_defs(with_registry(study, StudyFolder(default_home() / name)) for name, study in find_studies().items())

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gluscope_assets.core.checkpoint import HASH_DIGITS
 from gluscope_assets.core.shards import layer_folder, shard_folder
 
 HOME_VARIABLE = "GLUSCOPE_HOME"
@@ -29,6 +30,11 @@ class StudyFolder:
         return self.root / "corpus" / "texts.parquet"
 
     @property
+    def registry(self) -> Path:
+        """A file that names the checkpoints found so far (`registry.py`)."""
+        return self.root / "checkpoints.json"
+
+    @property
     def site(self) -> Path:
         return self.root / "site"
 
@@ -39,6 +45,11 @@ class StudyFolder:
     def shards(self, checkpoint_key: str) -> Path:
         """A folder with one folder a layer, in it one a corpus shard (`core/shards.py`)."""
         return self.root / "shards" / checkpoint_key
+
+    def twins(self, stage: str, checkpoint_key: str) -> list[Path]:
+        """Folders of `weights` or `shards` whose checkpoints' keys end as this one's does: their weights may be the same."""
+        found = (self.root / stage).glob(f"*{checkpoint_key[-1 - HASH_DIGITS :]}")
+        return sorted(folder for folder in found if folder.name != checkpoint_key)
 
     def first_shard(self, checkpoint_key: str, layer: int) -> Path:
         """A folder that stands for all shards of a layer: they are of one collection."""

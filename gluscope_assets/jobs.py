@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from gluscope_assets.partitions import layer_partitions
 from gluscope_assets.studies.study import Study
 
 if TYPE_CHECKING:
@@ -17,6 +18,17 @@ def observe_corpus_job(study: Study) -> "UnresolvedAssetJobDefinition":
         f"{study.name}_observe_corpus",
         selection=dg.AssetSelection.assets([study.name, "corpus_source"]),
         description=f"Looks whether the texts of {study.name} have changed.",
+    )
+
+
+def build_missing_job(study: Study) -> "UnresolvedAssetJobDefinition":
+    """Everything of one layer of one checkpoint."""
+    stages = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
+    return dg.define_asset_job(
+        f"{study.name}_build_layer",
+        selection=dg.AssetSelection.assets(*([study.name, stage] for stage in stages)),
+        partitions_def=layer_partitions(study),
+        description=f"Weights, activations, aggregates and pages of one layer of one checkpoint of {study.name}.",
     )
 
 

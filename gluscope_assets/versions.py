@@ -13,7 +13,7 @@ from pathlib import Path
 from gluscope_assets.core.checkpoint import Checkpoint
 from gluscope_assets.core.files import hash_of, read_provenance
 from gluscope_assets.core.options import PageSelection, TopNeurons
-from gluscope_assets.core.templates import template_version
+from gluscope_assets.core.templates import page_version, site_version
 from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import partition_key
 from gluscope_assets.studies.study import Study
@@ -28,10 +28,10 @@ STAGES: Mapping[str, tuple[str, Parts]] = {
     "neuron_weights": ("2", lambda study: (study.model.stack,)),
     "activation_shards": ("3", lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump())),
     "quadrant_aggregates": ("3", lambda study: ()),
-    "neuron_pages": ("1", lambda study: (template_version(), study.title, study.model.name, study.site.view)),
+    "neuron_pages": ("1", lambda study: (page_version(), study.title, study.model.name, study.site.view)),
     "site": (
         "1",
-        lambda study: (template_version(), study.title, study.description, study.model.name, study.site.view),
+        lambda study: (site_version(), study.title, study.description, study.model.name, study.site.view),
     ),
     "published_site": ("1", lambda study: ()),
 }

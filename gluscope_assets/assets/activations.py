@@ -45,6 +45,7 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         from gluscope_assets.core.checkpoint import forward_dtype
         from gluscope_assets.core.collect import Collection, collect
+        from gluscope_assets.core.shards import adopt
 
         folder, fingerprints, devices = storage.of(study), [], device.all()
         corpus_fingerprint = recorded_fingerprint(folder.corpus)
@@ -53,6 +54,8 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
             inputs = {"tokenized_corpus": corpus_fingerprint, "weights": checkpoint.weights_hash}
             footer = provenance(study, "activation_shards", inputs, checkpoint)
             fingerprints.append(footer["fingerprint"])
+            for twin in folder.twins("shards", key):
+                adopt(twin, folder.shards(key), layers)
             with progress.show(context, f"{checkpoint.name}: activations", "tokens") as show:
                 collection = Collection(
                     checkpoint=checkpoint,

@@ -1,5 +1,6 @@
 """The model: its checkpoints, which this project does not make, and what the weights of their neurons say."""
 
+import os
 from functools import partial
 
 import dagster as dg
@@ -8,10 +9,11 @@ from gluscope_assets.assets.reporting import OWNERS, attributes, column_schema, 
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import by_checkpoint, checkpoint_partitions, layer_partitions, partition_key
 from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
-from gluscope_assets.versions import DATA_VERSION_TAG, provenance
+from gluscope_assets.versions import DATA_VERSION_TAG, provenance, recorded_fingerprint
 
 
 def build_model_checkpoint(study: Study) -> dg.AssetSpec:
@@ -36,8 +38,9 @@ def checkpoint_event(study: Study, checkpoint: Checkpoint) -> dg.AssetMaterializ
         metadata={
             "weights_hash": checkpoint.weights_hash,
             "revision": options.revision or checkpoint.name,
-            "place": options.repository or str(checkpoint.folder),
-            "bytes": size_of(checkpoint.folder),
+            "place": options.repository or str(options.path),
+            # Those of a repository may not be here yet.
+            **({"bytes": size_of(options.path)} if options.path is not None else {}),
         },
     )
 
@@ -53,6 +56,19 @@ def checkpoint_of(study: Study, checkpoint_key: str) -> Checkpoint:
         f"{study.file} has no checkpoint with the weights of {checkpoint_key}; "
         f"name them in model.checkpoints or choose another partition."
     )
+
+
+def adopt_weights(folder: StudyFolder, checkpoint_key: str, layer: int, fingerprint: str) -> bool:
+    """Whether a checkpoint with the same weights had the table of a layer, which then is this one's too."""
+    target = folder.weights(checkpoint_key, layer)
+    for twin in folder.twins("weights", checkpoint_key):
+        path = folder.weights(twin.name, layer)
+        if path.is_file() and recorded_fingerprint(path) == fingerprint:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(path, target)
+            return True
+    return False
 
 
 def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
@@ -77,10 +93,12 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
             checkpoint = checkpoint_of(study, key)
             footer = provenance(study, "neuron_weights", {"weights": checkpoint.weights_hash}, checkpoint)
             fingerprints.append(footer["fingerprint"])
-            with progress.show(context, f"{checkpoint.name}: weights", "layers") as show:
-                write_neuron_weights(
-                    checkpoint, layers, partial(folder.weights, key), footer, study.model.stack, device.all()[0], show
-                )
+            missing = [layer for layer in layers if not adopt_weights(folder, key, layer, str(footer["fingerprint"]))]
+            if missing:
+                with progress.show(context, f"{checkpoint.name}: weights", "layers") as show:
+                    write_neuron_weights(
+                        checkpoint, missing, partial(folder.weights, key), footer, study.model.stack, device.all()[0], show
+                    )
             for layer in layers:
                 path = folder.weights(key, layer)
                 metadata = {

@@ -29,6 +29,7 @@ from gluscope_assets.core.training import CheckpointTables, Training
 from gluscope_assets.folders import StudyFolder
 from gluscope_assets.page_sources import layer_source, site_map
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
+from gluscope_assets.registry import read_registry
 from gluscope_assets.resources import ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import layers_behind, page_inputs, provenance, recorded_fingerprint, rendered_fingerprints
@@ -131,6 +132,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
             site_measurement(study, folder, checkpoints, context.instance),
             site_overview(study, folder, checkpoints),
             site_training(study, folder, checkpoints),
+            retired=[one.key for one in read_registry(folder).found if one.retired],
         )
         return dg.MaterializeResult(
             data_version=data_version([footer["fingerprint"]]),

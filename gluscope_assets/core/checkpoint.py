@@ -5,7 +5,8 @@ need them, because asset definitions import this module.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gluscope_assets.core.activation import activation_function
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files
+from gluscope_assets.core.files import hash_files, hash_of, sha256_of
 from gluscope_assets.core.options import CheckpointOptions
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ TOKENIZER_FILES = (
 )
 
 
+HASH_DIGITS = 7
+"""Digits of the weights' hash in a partition key."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One set of weights on this machine."""
@@ -39,12 +44,12 @@ class Checkpoint:
     name: str
     folder: Path
     weights_hash: str
-    """SHA-256 over config.json and the safetensors files, in hex."""
+    """`hash_of_weights` of config.json and the safetensors files, in hex."""
 
     @property
     def key(self) -> str:
-        """The partition key: the name and the first 7 digits of the weights' hash."""
-        return f"{self.name}-{self.weights_hash[:7]}"
+        """The partition key: the name and the first digits of the weights' hash."""
+        return f"{self.name}-{self.weights_hash[:HASH_DIGITS]}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,13 @@ def resolve_checkpoint(options: CheckpointOptions) -> Checkpoint:
 @cache
 def _hash_unchanged(stamp: tuple[tuple[str, int, int], ...]) -> str:
     # Sensors resolve checkpoints every minute; files of the same size and time are hashed once a process.
-    return hash_files(*(Path(path) for path, _, _ in stamp))
+    config, *weights = (sha256_of(Path(path)) for path, _, _ in stamp)
+    return hash_of_weights(config, weights)
+
+
+def hash_of_weights(config: str, weights: Sequence[str]) -> str:
+    """A checkpoint's hash from the SHA-256 of config.json and of its safetensors files by name, which the Hub tells too."""
+    return hash_of(config, list(weights))
 
 
 CONFIG_FILES = ("config.json", *TOKENIZER_FILES)
@@ -100,32 +111,40 @@ def fetch_config(repository: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _download(name: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(f"Checkpoint {name}", repository, revision):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+
+
+@contextmanager
+def hub_errors(name: str, repository: str, revision: str | None) -> Iterator[None]:
+    """InputError, which begins with `name`, for what the Hub refuses."""
+    from huggingface_hub import errors
 
     where = f"{repository} at {revision}" if revision else repository
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        yield
     except errors.GatedRepoError as error:
         raise InputError(
-            f"Checkpoint {name}: {repository} is gated; accept its terms on the Hub and set HF_TOKEN to a token that "
-            f"may read it."
+            f"{name}: {repository} is gated; accept its terms on the Hub and set HF_TOKEN to a token that may read it."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"Checkpoint {name}: the Hub has no {repository} that you may read; check the id, or set HF_TOKEN if it is private."
+            f"{name}: the Hub has no {repository} that you may read; check the id, or set HF_TOKEN if it is private."
         ) from error
     except (errors.RevisionNotFoundError, errors.RevisionResolutionError) as error:
         raise InputError(
-            f"Checkpoint {name}: {repository} has no revision {revision}; give a commit, tag or branch that it has."
+            f"{name}: {repository} has no revision {revision}; give a commit, tag or branch that it has."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise InputError(
-            f"Checkpoint {name}: {where} is not in the local cache and the Hub cannot be reached; connect to the network or "
+            f"{name}: {where} is not in the local cache and the Hub cannot be reached; connect to the network or "
             f"download it first."
         ) from error
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"Checkpoint {name}: {where} cannot be fetched from the Hub ({_first_line(error)}); check its id and revision."
+            f"{name}: {where} cannot be fetched from the Hub ({_first_line(error)}); check its id and revision."
         ) from error
 
 

@@ -93,6 +93,12 @@ def hash_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 in hex of a file, as the Hub states it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def hash_files(*paths: Path) -> str:
     """SHA-256 in hex over the contents of `paths`, in the order given."""
     digest = hashlib.sha256()

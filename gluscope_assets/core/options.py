@@ -68,6 +68,30 @@ class CheckpointOptions(Options):
         return self
 
 
+class DiscoveryOptions(Options):
+    """Where checkpoints of the model appear by themselves, and which of them are taken."""
+
+    folder: Path | None = None
+    """A folder whose folders are checkpoints, such as a Trainer's output. Relative paths start at the study file."""
+    repository: str | None = None
+    """A Hub id, whose branches and tags are checkpoints."""
+    pattern: str = "checkpoint-*"
+    """Which folders, or branches and tags, are meant; `*` and `?` as in a shell."""
+    every: int = Field(default=1, ge=1)
+    """Only those whose number, the last one in the name, is a multiple of this."""
+    at_once: int = Field(default=4, ge=1)
+    """How many are added at a time; the others wait for the next look."""
+    keep: int | None = Field(default=None, ge=1)
+    """So many of the newest stay on the site; older ones are retired: their pages stay where they are, and nothing is made or
+    listed of them any more. All stay if absent."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "DiscoveryOptions":
+        if (self.folder is None) == (self.repository is None):
+            raise ValueError("give either folder or repository")
+        return self
+
+
 class ModelOptions(Options):
     """The model family of a study and its checkpoints, in the order of training."""
 
@@ -80,7 +104,9 @@ class ModelOptions(Options):
     """The dtype of the forward pass, whose signs decide the quadrant; `auto` is bfloat16 on a GPU, float32 on a CPU."""
     device_map: Literal["auto"] | None = None
     """`auto` spreads one copy of the model over all GPUs; otherwise each GPU that collects holds a whole one."""
-    checkpoints: tuple[CheckpointOptions, ...] = Field(min_length=1)
+    checkpoints: tuple[CheckpointOptions, ...] = ()
+    discover: DiscoveryOptions | None = None
+    """Where further checkpoints appear; they come after those that are listed."""
 
     @property
     def layer_numbers(self) -> tuple[int, ...]:
@@ -92,6 +118,12 @@ class ModelOptions(Options):
         numbers = list(self.layer_numbers)
         if not numbers or numbers != sorted(set(numbers)):
             raise ValueError("layers must be a number, or a list of layers in ascending order")
+        return self
+
+    @model_validator(mode="after")
+    def _some_checkpoint(self) -> "ModelOptions":
+        if not self.checkpoints and self.discover is None:
+            raise ValueError("list checkpoints, or say with discover where they appear")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ comes about to `collect`.
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,19 @@ def merge_layers(
             reports[layer] = report
             progress(len(reports), len(layers))
     return reports
+
+
+def adopt(source: Path, root: Path, layers: Sequence[int]) -> None:
+    """Give `root` the shards of `source` that it lacks, without copying: those of a checkpoint with the same weights.
+
+    Whether they are of the wanted collection is found out as for any shard.
+    """
+    for layer in layers:
+        for shard in layer_folder(source, layer).glob(f"shard-*/{MANIFEST}"):
+            target = layer_folder(root, layer) / shard.parent.name
+            if not target.exists():
+                with replacing_folder(target) as folder:
+                    shutil.copytree(shard.parent, folder, copy_function=os.link, dirs_exist_ok=True)
 
 
 def drop_tables(root: Path, layer: int) -> None:

@@ -4,7 +4,7 @@ A page of a neuron belongs to `neuron_page`, what the index says and draws to `o
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,16 @@ def render_site(
     measurement: Measurement | None = None,
     overview: Overview | None = None,
     training: Training | None = None,
+    retired: Collection[str] = (),
 ) -> RenderReport:
     """Write what surrounds the neuron pages: index, explorer, explanation, manifest, strips along training, static files.
 
-    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted. The index says
-    what the `measurement` was and draws the `overview`, whose checkpoints are some of the site map's. The report counts the
-    pages and bytes of the whole site.
+    Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted, but for those
+    with the keys `retired`, whose pages are linked from elsewhere. The index says what the `measurement` was and draws the
+    `overview`, whose checkpoints are some of the site map's. The report counts the pages and bytes of the whole site.
     """
     site.mkdir(parents=True, exist_ok=True)
-    _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints})
+    _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints} | set(retired))
     entries = built_entries(site, site_map)
     shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement, **_drawing(overview, entries)}
     _write_static(site / "static")

@@ -3,8 +3,8 @@
 What is filled in belongs to `neuron_page` and `site`.
 """
 
-import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,30 +14,29 @@ from markupsafe import Markup
 import gluscope_assets
 from gluscope_assets.core import formats
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files
+from gluscope_assets.core.files import hash_files, hash_of
 from gluscope_assets.core.quadrants import QUADRANTS
 
+PAGE_TEMPLATES = ("base.html", "layer.html", "neuron.html", "picture.html")
 PAGE_CODE = (
     "activation",
     "columns",
     "density",
     "distribution",
     "figures",
-    "findings",
     "formats",
     "neuron_page",
-    "overview",
-    "overview_figures",
     "page_data",
     "rendering",
     "selection",
-    "site",
     "site_map",
     "templates",
     "tokens",
-    "training",
 )
-"""The modules of this package whose code shapes a page."""
+"""The templates that neuron pages are filled from, and the modules of this package whose code shapes them."""
+
+SITE_CODE = ("findings", "overview", "overview_figures", "site", "training")
+"""Further modules that shape what surrounds the pages."""
 
 
 def template_folder() -> Path:
@@ -49,13 +48,21 @@ def template_folder() -> Path:
     raise InputError(f"The page templates are missing from {package}; install the package again.")
 
 
-def template_version() -> str:
-    """SHA-256 in hex over all that shapes a page: templates, static files and the code that fills them."""
-    folder = template_folder()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    code = [Path(__file__).with_name(f"{name}.py") for name in PAGE_CODE]
-    names = hashlib.sha256("\n".join(str(path.relative_to(folder)) for path in files).encode()).hexdigest()
-    return hashlib.sha256((names + hash_files(*files, *code)).encode()).hexdigest()
+def page_version() -> str:
+    """SHA-256 in hex over what shapes a neuron's page. Style sheets and scripts do not: pages name them and share them."""
+    return _version([template_folder() / "templates" / name for name in PAGE_TEMPLATES], PAGE_CODE)
+
+
+def site_version() -> str:
+    """SHA-256 in hex over all that shapes a site: every template and static file and the code that fills them."""
+    files = sorted(path for path in template_folder().rglob("*") if path.is_file() and not path.name.startswith("."))
+    return _version(files, (*PAGE_CODE, *SITE_CODE))
+
+
+def _version(files: Sequence[Path], modules: Sequence[str]) -> str:
+    code = [Path(__file__).with_name(f"{name}.py") for name in modules]
+    names = [str(path.relative_to(template_folder())) for path in files]
+    return hash_of(names, hash_files(*files, *code))
 
 
 @cache

@@ -55,7 +55,7 @@ class Study(Options):
         names, layers = [checkpoint.name for checkpoint in self.model.checkpoints], self.model.layer_numbers
         for selection in self.site.pages:
             for name in () if isinstance(selection.checkpoints, str) else selection.checkpoints:
-                if name not in names:
+                if name not in names and self.model.discover is None:
                     raise ValueError(f"site.pages names the checkpoint {name}, and the study has only {', '.join(names)}")
             for layer in () if selection.layers == "all" else selection.layers:
                 if layer not in layers:
@@ -123,7 +123,9 @@ def _with_absolute_paths(content: Mapping[str, Any], folder: Path) -> dict[str, 
     model = content.get("model")
     if isinstance(model, Mapping) and isinstance(model.get("checkpoints"), Sequence):
         checkpoints = [absolute(checkpoint, "path") for checkpoint in model["checkpoints"]]
-        absolute_content["model"] = {**model, "checkpoints": checkpoints}
+        absolute_content["model"] = model = {**model, "checkpoints": checkpoints}
+    if isinstance(model, Mapping) and "discover" in model:
+        absolute_content["model"] = {**model, "discover": absolute(model["discover"], "folder")}
     return absolute_content
 
 

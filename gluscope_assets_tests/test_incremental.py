@@ -1,0 +1,177 @@
+"""What a change costs: for each row of docs/incremental.md, texts tokenized, tokens forwarded, pages rendered, stages run."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gluscope_assets import versions
+from gluscope_assets.core import corpus as corpus_module
+from gluscope_assets.core import templates
+from gluscope_assets.core.collect import ShardState
+from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.neuron_page import LayerPages
+from gluscope_assets_tests.conftest import Workplace
+from gluscope_assets_tests.test_build import change
+from gluscope_assets_tests.tiny import LAYERS, WIDTH, write_checkpoint, write_tokenizer
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "incremental.md"
+ALL_PAGES = LAYERS * (WIDTH + 2)
+"""Of the last checkpoint all neurons, of the first one two of each layer."""
+BELOW_CORPUS = {"tokenized_corpus", "activation_shards", "quadrant_aggregates", "neuron_pages", "site"}
+
+
+@dataclass
+class Work:
+    """What a build did."""
+
+    tokenizations: int = 0
+    tokens: int = 0
+    pages: int = 0
+    stages: set[str] = field(default_factory=set)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Counts what runs from here on, where it is done and not where it is reported."""
+    work = Work()
+    receiver, page, tokenize = ShardState._receiver, LayerPages._page, corpus_module._tokenize
+
+    def counted_receiver(self: ShardState, number: int, batch: Any) -> Any:
+        work.tokens += len(batch.token)
+        return receiver(self, number, batch)
+
+    def counted_page(self: LayerPages, *arguments: Any) -> Any:
+        work.pages += 1
+        return page(self, *arguments)
+
+    def counted_tokenize(*arguments: Any) -> Any:
+        work.tokenizations += 1
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(ShardState, "_receiver", counted_receiver)
+    monkeypatch.setattr(LayerPages, "_page", counted_page)
+    monkeypatch.setattr(corpus_module, "_tokenize", counted_tokenize)
+    return work
+
+
+def tokens_of_changed_shards(before: TokenizedCorpus, after: TokenizedCorpus) -> int:
+    """Tokens of the shards of `after` that `before` does not have, token by token, at the same place."""
+
+    def texts_of(corpus: TokenizedCorpus, shard: int) -> list[tuple[int, int, tuple[int, ...]]]:
+        numbers = [text for text in range(corpus.n_texts) if corpus.shards[text] == shard]
+        return [(text, int(corpus.packs[text]), tuple(corpus.tokens_of(text).tolist())) for text in numbers]
+
+    known = [texts_of(before, shard) for shard in range(before.n_shards)]
+    found = [texts_of(after, shard) for shard in range(after.n_shards)]
+    return sum(len(tokens) for shard in found if shard not in known for _, _, tokens in shard)
+
+
+def changed_template(tiny: Workplace, patch: pytest.MonkeyPatch, name: str) -> None:
+    folder = tiny.file.parent / "site"
+    shutil.copytree(templates.template_folder(), folder)
+    (folder / name).write_text((folder / name).read_text() + ("/* */" if name.startswith("static") else "<!-- -->"))
+    patch.setattr(templates, "template_folder", lambda: folder)
+
+
+def another_text(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    (tiny.file.parent / "corpus" / "two.md").write_text("Something else entirely. " * 20)
+
+
+def appended_texts(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    (tiny.file.parent / "corpus" / "zebra.txt").write_text("The last text of all. " * 40)
+
+
+def another_tokenizer(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        write_tokenizer(tiny.file.parent / name, vocabulary=280)
+
+
+def other_weights(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tiny.file.parent / "second", seed=11)
+
+
+def a_twin(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny.file.parent / "second", tiny.file.parent / "twin")
+    listed = yaml.safe_load(tiny.file.read_text())["model"]["checkpoints"]
+    change(tiny, model={"checkpoints": [*listed, {"name": "twin", "path": "twin"}]})
+
+
+def another_k(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    change(tiny, collection={"examples": 2})
+
+
+def another_window(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    change(tiny, collection={"window_after": 2})
+
+
+def another_selection(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    pages = [{"checkpoints": "last", "neurons": 5}, {"checkpoints": "all", "neurons": 2}]
+    change(tiny, site={"pages": pages})
+
+
+def another_statistic(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    number, parts = versions.STAGES["quadrant_aggregates"]
+    patch.setitem(versions.STAGES, "quadrant_aggregates", (f"{number}-next", parts))
+
+
+def another_page_template(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    changed_template(tiny, patch, "templates/neuron.html")
+
+
+def another_index_template(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    changed_template(tiny, patch, "templates/index.html")
+
+
+def another_style_sheet(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
+    changed_template(tiny, patch, "static/site.css")
+
+
+Change = Callable[[Workplace, pytest.MonkeyPatch], None]
+CHANGED, ALL_OF_BOTH, ALL_OF_ONE, NOTHING = "changed shards", "all, twice", "all, once", "nothing"
+LAYER_STAGES = {"neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages"}
+FROM_SHARDS = BELOW_CORPUS - {"tokenized_corpus"}
+ROWS: dict[str, tuple[Change, bool, str, int, set[str]]] = {
+    "the content of a text": (another_text, True, CHANGED, ALL_PAGES, BELOW_CORPUS),
+    "texts appended to the corpus": (appended_texts, True, CHANGED, ALL_PAGES, BELOW_CORPUS),
+    "the tokenizer": (another_tokenizer, True, ALL_OF_BOTH, ALL_PAGES, BELOW_CORPUS),
+    "the weights of a checkpoint": (other_weights, False, ALL_OF_ONE, LAYERS * WIDTH, {*LAYER_STAGES, "site"}),
+    # The new last one has all pages, and the one that was last keeps two a layer.
+    "a checkpoint with the weights of another one": (a_twin, False, NOTHING, ALL_PAGES, {*LAYER_STAGES, "site"}),
+    "K": (another_k, False, ALL_OF_BOTH, ALL_PAGES, FROM_SHARDS),
+    "the window": (another_window, False, ALL_OF_BOTH, ALL_PAGES, FROM_SHARDS),
+    "the page selection": (another_selection, False, NOTHING, LAYERS * 5, {"neuron_pages", "site"}),
+    "the code of a statistic": (another_statistic, False, NOTHING, ALL_PAGES, {"quadrant_aggregates", "neuron_pages", "site"}),
+    "the template of neuron pages": (another_page_template, False, NOTHING, ALL_PAGES, {"neuron_pages", "site"}),
+    "a template around the pages": (another_index_template, False, NOTHING, 0, {"site"}),
+    "a style sheet or script": (another_style_sheet, False, NOTHING, 0, {"site"}),
+}
+
+
+def test_every_row_of_the_document_is_tested() -> None:
+    rows = re.findall(r"^\| ([^|]+) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows[0] == "change"
+    assert rows[1:] == list(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_change_costs_what_the_document_says(tiny: Workplace, work: Work, monkeypatch: pytest.MonkeyPatch, row: str) -> None:
+    make, tokenizes, forwarded, pages, stages = ROWS[row]
+    before, runs = TokenizedCorpus.open(tiny.folder.corpus), tiny.runs()
+    make(tiny, monkeypatch)
+    assert tiny.build() == 0
+    after = TokenizedCorpus.open(tiny.folder.corpus)
+    changed = tokens_of_changed_shards(before, after)
+    expected = {CHANGED: 2 * changed, ALL_OF_BOTH: 2 * after.n_tokens, ALL_OF_ONE: after.n_tokens, NOTHING: 0}
+    assert (work.tokenizations, work.tokens, work.pages) == (int(tokenizes), expected[forwarded], pages)
+    assert tiny.materialized(runs).keys() == stages
+    if row == "texts appended to the corpus":
+        assert 0 < changed < after.n_tokens / 2
+    nothing = Work(work.tokenizations, work.tokens, work.pages)
+    assert tiny.build() == 0
+    assert Work(work.tokenizations, work.tokens, work.pages) == nothing, "a second build does nothing"
