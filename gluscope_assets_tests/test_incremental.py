@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -16,6 +17,8 @@ from gluscope_assets.core import templates
 from gluscope_assets.core.collect import ShardState
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.neuron_page import LayerPages
+from gluscope_assets.definitions import build_defs
+from gluscope_assets.versions import recorded_fingerprint
 from gluscope_assets_tests.conftest import Workplace
 from gluscope_assets_tests.test_build import change
 from gluscope_assets_tests.tiny import LAYERS, WIDTH, write_checkpoint, write_tokenizer
@@ -175,3 +178,45 @@ def test_a_change_costs_what_the_document_says(tiny: Workplace, work: Work, monk
     nothing = Work(work.tokenizations, work.tokens, work.pages)
     assert tiny.build() == 0
     assert Work(work.tokenizations, work.tokens, work.pages) == nothing, "a second build does nothing"
+
+
+def statuses(workplace: Workplace) -> dict[str, set[str]]:
+    """What the Dagster UI calls each asset, over all its partitions: FRESH, STALE or MISSING."""
+    # The UI asks this class; no public one says it.
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+    from dagster._core.loader import LoadingContextForTest
+
+    definitions = build_defs([workplace.study])
+    graph = definitions.resolve_asset_graph()
+    found: dict[str, set[str]] = {}
+    with workplace.instance as instance:
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        for key in graph.materializable_asset_keys:
+            partitions = graph.get(key).partitions_def
+            keys = partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else [None]
+            found[key.path[-1]] = {resolver.get_status(key, partition).value for partition in keys}
+    return found
+
+
+def test_the_ui_shows_what_is_stale_and_nothing_else(tiny: Workplace) -> None:
+    fresh = {stage: {"FRESH"} for stage in (*BELOW_CORPUS, "neuron_weights")} | {"published_site": {"MISSING"}}
+    assert statuses(tiny) == fresh
+    change(tiny, collection={"examples": 2})
+    # What follows turns stale once the shards are made again: Dagster compares a stage with what it reads now.
+    assert statuses(tiny) == fresh | {"activation_shards": {"STALE"}}
+    assert tiny.build() == 0
+    assert statuses(tiny) == fresh
+
+
+def test_a_page_says_which_versions_it_was_made_from(tiny: Workplace) -> None:
+    with tiny.instance as instance:
+        records = instance.fetch_materializations(dg.AssetKey(["tiny", "neuron_pages"]), limit=100).records
+    assert len(records) == 4
+    for record in records:
+        assert record.asset_materialization is not None
+        key, _, layer = str(record.partition_key).partition("|")
+        made_from = record.asset_materialization.metadata["made from"].value
+        statistics = tiny.folder.aggregate(key, int(layer)) / "statistics.parquet"
+        assert made_from["quadrant_aggregates"] == recorded_fingerprint(statistics)
+        assert made_from["neuron_weights"] == recorded_fingerprint(tiny.folder.weights(key, int(layer)))
+        assert made_from["tokenized_corpus"] == recorded_fingerprint(tiny.folder.corpus)

@@ -86,6 +86,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                     fingerprints.append(footer["fingerprint"])
                     metadata = {
                         "fingerprint": str(footer["fingerprint"]),
+                        "made from": dg.MetadataValue.json(footer["inputs"]),
                         "pages": report.pages,
                         "bytes": report.bytes,
                         "largest page": report.largest_bytes,
@@ -138,6 +139,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
             data_version=data_version([footer["fingerprint"]]),
             metadata={
                 "fingerprint": str(footer["fingerprint"]),
+                "made from": dg.MetadataValue.json(footer["inputs"]),
                 "pages": report.pages,
                 "bytes": report.bytes,
                 "largest page": report.largest_bytes,
