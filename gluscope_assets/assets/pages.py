@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from gluscope_assets.assets.model import checkpoint_of
-from gluscope_assets.assets.reporting import attributes, data_version, page_links, size_of
+from gluscope_assets.assets.reporting import attributes, data_version, made_from, page_links, size_of
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.columns import write_columns, write_vocabulary
@@ -86,7 +86,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                     fingerprints.append(footer["fingerprint"])
                     metadata = {
                         "fingerprint": str(footer["fingerprint"]),
-                        "made from": dg.MetadataValue.json(footer["inputs"]),
+                        "made from": made_from(footer),
                         "pages": report.pages,
                         "bytes": report.bytes,
                         "largest page": report.largest_bytes,
@@ -139,7 +139,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
             data_version=data_version([footer["fingerprint"]]),
             metadata={
                 "fingerprint": str(footer["fingerprint"]),
-                "made from": dg.MetadataValue.json(footer["inputs"]),
+                "made from": made_from(footer),
                 "pages": report.pages,
                 "bytes": report.bytes,
                 "largest page": report.largest_bytes,

@@ -3,7 +3,7 @@
 Numbers are taken from files and reports; nothing is computed that is stored.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ def data_version(fingerprints: Iterable[object]) -> dg.DataVersion:
     """The data version of a run: its fingerprint, or a hash of them where the run is about several checkpoints."""
     distinct = sorted({str(fingerprint) for fingerprint in fingerprints})
     return dg.DataVersion(distinct[0] if len(distinct) == 1 else hash_of(*distinct)[:32])
+
+
+def made_from(footer: Mapping[str, object]) -> dg.JsonMetadataValue:
+    """The fingerprints of what a stage read, by name, from the provenance in its files."""
+    inputs = footer["inputs"]
+    assert isinstance(inputs, dict)
+    return dg.MetadataValue.json(inputs)
 
 
 def column_schema(path: Path) -> dg.TableSchema:
