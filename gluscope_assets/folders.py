@@ -35,6 +35,11 @@ class StudyFolder:
         return self.root / "checkpoints.json"
 
     @property
+    def publishing(self) -> Path:
+        """A folder for what publishing keeps here, such as a copy of a branch's objects."""
+        return self.root / "publishing"
+
+    @property
     def site(self) -> Path:
         return self.root / "site"
 

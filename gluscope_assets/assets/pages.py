@@ -1,7 +1,6 @@
 """Pages: one a neuron, the site around them, and the copy of it that the public sees."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -12,18 +11,18 @@ from typing import Any
 import dagster as dg
 
 from gluscope_assets.assets.model import checkpoint_of
-from gluscope_assets.assets.reporting import attributes, data_version, made_from, page_links, size_of
+from gluscope_assets.assets.reporting import attributes, data_version, made_from, page_links
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.columns import write_columns, write_vocabulary
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import read_provenance, replacing, replacing_folder
+from gluscope_assets.core.files import read_provenance, replacing
 from gluscope_assets.core.formats import format_count
 from gluscope_assets.core.overview import LayerTables, MeasuredCheckpoint, Measurement, Overview, Pass, overview_of
+from gluscope_assets.core.publishing import publish, roll_back
 from gluscope_assets.core.rendering import render_layers
 from gluscope_assets.core.site import render_site
-from gluscope_assets.core.site_map import MANIFEST
 from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.core.training import CheckpointTables, Training
 from gluscope_assets.folders import StudyFolder
@@ -270,24 +269,41 @@ def _pass(layers: Sequence[int], timestamp: float, recorded: Mapping[str, Any]) 
     )
 
 
+class PublishConfig(dg.Config):
+    """What a person may choose when publishing."""
+
+    roll_back: bool = False
+    """Put back what was published before, instead of the site."""
+
+
 def build_published_site(study: Study) -> dg.AssetsDefinition:
     """The site in its public place. It has no automation: a person decides."""
 
     @dg.asset(
         **attributes(study, "published_site", "site", {"html"}),
         deps=[[study.name, "site"]],
-        description="A copy of the site in the folder that publish.folder names. Started by a person.",
+        description="The site in the public place that the study's publish names. Started by a person.",
     )
-    def published_site(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult[None]:
-        source, target = storage.of(study).site, study.publish.folder
-        if target is None:
-            raise InputError(f"{study.file}: publish.folder is missing; name the folder that receives the site.")
-        if not (source / MANIFEST).is_file():
-            raise InputError(f"{source} holds no site; materialize it first.")
-        if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-            raise InputError(f"{target} holds something other than a site; empty it or set publish.folder to another one.")
-        with replacing_folder(target) as temporary:
-            shutil.copytree(source, temporary, dirs_exist_ok=True)
-        return dg.MaterializeResult(metadata={"bytes": size_of(target), "path": dg.MetadataValue.path(target / "index.html")})
+    def published_site(
+        context: dg.AssetExecutionContext, config: PublishConfig, storage: Storage
+    ) -> dg.MaterializeResult[None]:
+        folder, report = storage.of(study), context.log.info
+        if config.roll_back:
+            publication = roll_back(study.publish, folder.publishing, report)
+        else:
+            publication = publish(folder.site, study.publish, folder.publishing, report)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(publication.identity),
+            metadata={
+                "target": publication.target,
+                "publication": publication.identity,
+                "previous publication": publication.previous or "none",
+                "files": publication.files,
+                "bytes": publication.bytes,
+                "files uploaded": publication.changed,
+                "bytes uploaded": publication.changed_bytes,
+                **({"share of the limit": publication.bytes / publication.limit_bytes} if publication.limit_bytes else {}),
+            },
+        )
 
     return published_site

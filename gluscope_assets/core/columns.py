@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing, require_file
 from gluscope_assets.core.formats import safe_json
-from gluscope_assets.core.page_data import Texts, planes
+from gluscope_assets.core.page_data import Texts, planes, with_peaks
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 from gluscope_assets.core.tokens import CONTEXT_TOKENS, TokenDecoder, visible
 
@@ -227,7 +227,7 @@ def read_peaks(path: Path, width: int) -> Iterator[list[Peaks]]:
         rows += len(batch)
         found = []
         for name in names:
-            lists = batch[name].combine_chunks()
+            lists = with_peaks(batch[name].combine_chunks())
             examples = lists.flatten()
             lengths = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
             found.append(

@@ -357,7 +357,9 @@ def _quadrants(row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int
                 numbers[activation] = [None] * (3 + len(QUANTILES))
                 continue
             mean, size = row[f"{prefix}_sum"] / count, row[f"{prefix}_largest"]
-            deviation = math.sqrt(max(row[f"{prefix}_sum_of_squares"] / count - mean * mean, 0.0))
+            # Imported tables have no squares.
+            squares = row[f"{prefix}_sum_of_squares"]
+            deviation = None if squares is None else math.sqrt(max(squares / count - mean * mean, 0.0))
             if sign < 0 and activation in ("in", "post"):
                 mean = -mean
             known = quantiles.get(activation, [None] * len(QUANTILES))

@@ -220,8 +220,44 @@ class SiteOptions(Options):
     """Whether in and post are shown multiplied by the orientation."""
 
 
+class GitTarget(Options):
+    """A branch that a host such as GitHub Pages shows."""
+
+    repository: str
+    """An address or a path that git knows. Credentials come from git's own settings or the environment."""
+    branch: str = "gh-pages"
+    folder: str = Field(default="", pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$")
+    """Where in the branch; its top if absent."""
+
+
+class BucketTarget(Options):
+    """An S3-compatible bucket."""
+
+    url: str = Field(pattern=r"^s3://[^/]+(/.*)?$")
+    """`s3://bucket/prefix`."""
+    endpoint: str | None = None
+    """The address of a server other than Amazon's."""
+
+
+class HubTarget(Options):
+    """A Hugging Face repository."""
+
+    repository: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
+    kind: Literal["space", "dataset"] = "space"
+    """A static Space shows the site; a dataset repository keeps it."""
+
+
 class PublishOptions(Options):
-    """Where the site goes when a person publishes it."""
+    """Where the site goes when a person publishes it: one place, or none."""
 
     folder: Path | None = None
-    """A folder that receives a copy of the site. Relative paths start at the study file."""
+    """A folder. Relative paths start at the study file."""
+    git: GitTarget | None = None
+    bucket: BucketTarget | None = None
+    hugging_face: HubTarget | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "PublishOptions":
+        if sum(place is not None for place in (self.folder, self.git, self.bucket, self.hugging_face)) > 1:
+            raise ValueError("give one of folder, git, bucket and hugging_face")
+        return self

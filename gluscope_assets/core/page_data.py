@@ -162,6 +162,7 @@ class ExampleColumn:
     @classmethod
     def from_arrow(cls, column: pa.ListArray) -> "ExampleColumn":
         """Flatten a column of list<struct<value, post, text, position, start, token, gate, in>>."""
+        column = with_peaks(column)
         rows = column.flatten()
         fields = {field.name: values for field, values in zip(rows.type, rows.flatten(), strict=True)}
 
@@ -415,6 +416,17 @@ def planes(values: npt.ArrayLike, dtype: str) -> bytes:
 def ranges(first: Integers, length: Integers) -> Integers:
     """first[0], first[0] + 1, … (length[0] of them), first[1], …"""
     return np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
+
+
+def with_peaks(column: pa.ListArray) -> pa.ListArray:
+    """Lists of examples without those whose peak is not known: imported tables name texts alone."""
+    examples = column.flatten()
+    if not examples.field("position").null_count:
+        return column
+    known = examples.field("position").is_valid()
+    first = np.concatenate([[0], np.cumsum(known.to_numpy(zero_copy_only=False))])
+    offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
+    return pa.ListArray.from_arrays(pa.array(first[offsets].astype(np.int32)), examples.filter(known))
 
 
 def _offsets(column: pa.ListArray) -> Integers:

@@ -3,7 +3,6 @@
 The data's README states how far the paper's output is from float64. Every tolerance below is explained where it stands.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,49 +10,29 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from gluscope_assets.core.aggregate import Aggregate
+from gluscope_assets.core.aggregate import Aggregate, read_aggregate
 from gluscope_assets.core.anatomy import find_gated_mlps
 from gluscope_assets.core.checkpoint import base_model, resolve_checkpoint
-from gluscope_assets.core.collect import Collection, collect
-from gluscope_assets.core.corpus import tokenize_corpus
-from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
+from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.options import CheckpointOptions
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, oriented_quadrant
-from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.verify import verify_aggregate
 from gluscope_assets.core.weights import Reader, neuron_vectors, orientation
+from gluscope_assets_tests.core.conftest import DATA, LAYERS, OPTIONS, TOKENS
 
-DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-LAYERS, NEURONS, TOKENS = 5, 172, 482_591
 PAPER = {"gate": "hook_pre", "in": "hook_pre_linear", "act": "swish", "post": "hook_post"}
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"the real model and its oracle are not at {DATA}")
 
 
 @pytest.fixture(scope="module")
-def aggregates(tmp_path_factory: pytest.TempPathFactory) -> list[Aggregate]:
-    """The real model's aggregates over all 2,000 texts, BOS counted as the paper does, cut into 3 shards."""
-    folder = tmp_path_factory.mktemp("oracle")
-    checkpoint = resolve_checkpoint(CheckpointOptions(name="stories260k", path=DATA / "stories260K"))
-    source = CorpusOptions(source="tokens", path=DATA / "oracle" / "texts.parquet", shard_packs=40)
-    corpus = tokenize_corpus(source, checkpoint, folder / "texts.parquet", {})
-    assert (corpus.n_texts, corpus.n_tokens, corpus.n_shards) == (2000, TOKENS, 3)
-    options = CollectionOptions(count_special_tokens=True, sample_positions=256)
-    collection = Collection(
-        checkpoint=checkpoint,
-        dtype="float32",
-        corpus=corpus.path,
-        layers=tuple(range(LAYERS)),
-        model_layers=tuple(range(LAYERS)),
-        options=options,
-        root=folder,
-        provenance={"study": "oracle", "fingerprint": "oracle"},
-    )
-    collect(collection, ["cpu"])
-    merged = [merge_shards(folder, layer, folder / f"merged-{layer}", {}) for layer in range(LAYERS)]
+def aggregates(oracle: Path) -> list[Aggregate]:
+    """The real model's aggregates."""
+    corpus = TokenizedCorpus.open(oracle / "texts.parquet")
     for layer in range(LAYERS):
-        problems = verify_aggregate(folder / f"merged-{layer}", corpus, options)
+        problems = verify_aggregate(oracle / f"merged-{layer}", corpus, OPTIONS)
         assert not any(problems.values()), problems
-    return merged
+    return [read_aggregate(oracle / f"merged-{layer}") for layer in range(LAYERS)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,98 @@
+"""What is published: the files of a built site by name and hash, what a publication reports, and secrets kept out of it.
+
+How files reach a target belongs to the target's own module.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_of, sha256_of
+from gluscope_assets.core.site_map import MANIFEST
+
+Report = Callable[[str], None]
+"""Takes a line for the log."""
+
+OWN = ".gluscope"
+"""The folder of a target that holds what publishing itself keeps there. No page links into it."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a site."""
+
+    site: Path
+    files: Mapping[str, str]
+    """SHA-256 in hex by name, with `/` between folders."""
+    total_bytes: int
+
+    @property
+    def identity(self) -> str:
+        """A hash over names and contents: two sites with one identity are the same."""
+        return hash_of(sorted(self.files.items()))[:16]
+
+    def read(self, name: str) -> bytes:
+        return (self.site / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one publication or roll-back did."""
+
+    target: str
+    """Where to, without credentials."""
+    identity: str
+    previous: str | None
+    """The identity of what was there before; None if nothing was."""
+    files: int
+    bytes: int
+    changed: int
+    """Files that were uploaded."""
+    changed_bytes: int
+    limit_bytes: int | None = None
+    """The most that the target takes, where that is known."""
+
+    @property
+    def is_unchanged(self) -> bool:
+        return self.previous == self.identity
+
+
+def contents_of(site: Path) -> Contents:
+    """The files of a built site. InputError if it is none."""
+    if not (site / MANIFEST).is_file():
+        raise InputError(f"{site} holds no site; materialize it first.")
+    paths = sorted(path for path in site.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = {path.relative_to(site).as_posix(): sha256_of(path) for path in paths}
+    return Contents(site, files, sum(path.stat().st_size for path in paths))
+
+
+def check_size(contents: Contents, limit: int | None, target: str, report: Report) -> None:
+    """Say how large the site is before anything is uploaded. InputError if the target will not take it."""
+    share = f", {contents.total_bytes / limit:.0%} of the {limit / 1e9:.0f} GB that this target takes" if limit else ""
+    report(f"{len(contents.files):,} files with {contents.total_bytes / 1e6:,.1f} MB{share}.")
+    if limit and contents.total_bytes > limit:
+        raise InputError(
+            f"The site has {contents.total_bytes / 1e9:.2f} GB and {target} takes {limit / 1e9:.0f} GB; select fewer pages in "
+            f"site.pages or publish it elsewhere."
+        )
+
+
+SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """`text` without passwords in addresses and without the values of environment variables that hold credentials."""
+    text = re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    for name, value in os.environ.items():
+        if SECRETS.search(name) and len(value) >= 6:
+            text = text.replace(value, "…")
+    return text
+
+
+def blob_id(content: bytes) -> str:
+    """The name that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

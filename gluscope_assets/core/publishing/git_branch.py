@@ -1,0 +1,183 @@
+"""Publishing to a branch of a git repository, as GitHub Pages and its likes read one.
+
+A publication is a commit on top of the branch, so it is there as a whole or not at all, and history keeps every one before.
+Only objects that the repository lacks are sent. What lies beside the site's folder in the branch, and a CNAME, stays.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.options import GitTarget
+from gluscope_assets.core.publishing.contents import Contents, Publication, Report, check_size, without_secrets
+
+LIMIT_BYTES = 1_000_000_000
+"""GitHub's limit for a published site."""
+FILE_LIMIT_BYTES = 100_000_000
+"""GitHub's limit for a file."""
+KEPT = ("CNAME",)
+"""Files of the site's folder that hosts put there."""
+NO_JEKYLL = ".nojekyll"
+"""Says that names which begin with a dot or an underscore are files like any other."""
+AUTHOR = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "gluscope"), ("EMAIL", "gluscope@localhost"))
+}
+PREFIX = "Publish "
+
+
+def publish(contents: Contents, target: GitTarget, cache: Path, report: Report) -> Publication:
+    """Commit the site to the branch and push it. `cache` is a folder for a copy of the branch's objects.
+
+    InputError if the site or a file is too large, git refuses, or somebody else pushed meanwhile.
+    """
+    check_size(contents, LIMIT_BYTES, "GitHub Pages", report)
+    for name in contents.files:
+        size = (contents.site / name).stat().st_size
+        if size > FILE_LIMIT_BYTES:
+            raise InputError(
+                f"{name} has {size / 1e6:.0f} MB and a git host takes files of 100 MB; publish the site elsewhere."
+            )
+    branch = _Branch(target, cache)
+    parent = branch.fetch()
+    before = branch.files(parent)
+    blobs = branch.store([contents.site / name for name in contents.files])
+    wanted = {branch.path(name): blob for name, blob in zip(contents.files, blobs, strict=True)}
+    wanted[branch.path(NO_JEKYLL)] = branch.store_content(b"")
+    wanted |= {path: blob for path, blob in before.items() if not branch.is_ours(path)}
+    changed = [name for name in contents.files if before.get(branch.path(name)) != wanted[branch.path(name)]]
+    previous = branch.identity(parent)
+    if wanted != before:
+        commit = branch.commit(wanted, parent, f"{PREFIX}{contents.identity}")
+        branch.push(commit, parent)
+    return Publication(
+        target=without_secrets(f"{target.repository}, branch {target.branch}"),
+        identity=contents.identity,
+        previous=previous if wanted != before else contents.identity,
+        files=len(contents.files),
+        bytes=contents.total_bytes,
+        changed=len(changed),
+        changed_bytes=sum((contents.site / name).stat().st_size for name in changed),
+        limit_bytes=LIMIT_BYTES,
+    )
+
+
+def roll_back(target: GitTarget, cache: Path, report: Report) -> Publication:
+    """Commit what was published before the last publication. InputError if there is none."""
+    branch = _Branch(target, cache)
+    parent = branch.fetch()
+    published = branch.git("log", "--format=%H", f"--grep=^{PREFIX}", parent).split() if parent else []
+    if parent is None or len(published) < 2:
+        raise InputError(f"{branch.name} has no previous publication; publish a site instead.")
+    back, before = branch.files(published[1]), branch.files(parent)
+    identity = branch.identity(published[1]) or ""
+    report(f"Back from {branch.identity(parent)} to {identity}.")
+    ours = {path for path in back if branch.is_ours(path)}
+    wanted = {path: blob for path, blob in before.items() if not branch.is_ours(path)} | {path: back[path] for path in ours}
+    commit = branch.commit(wanted, parent, f"{PREFIX}{identity}")
+    branch.push(commit, parent)
+    changed = [path for path in ours if before.get(path) != back[path]]
+    sizes = branch.sizes(sorted({back[path] for path in ours}))
+    return Publication(
+        without_secrets(branch.name), identity, branch.identity(parent), len(ours), sum(sizes[back[path]] for path in ours),
+        len(changed), sum(sizes[back[path]] for path in changed), LIMIT_BYTES,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A branch of a repository elsewhere, and a bare repository here that holds its objects."""
+
+    target: GitTarget
+    cache: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.target.repository}, branch {self.target.branch}"
+
+    @property
+    def reference(self) -> str:
+        return f"refs/heads/{self.target.branch}"
+
+    def path(self, name: str) -> str:
+        """A file of the site in the branch."""
+        return f"{self.target.folder}/{name}" if self.target.folder else name
+
+    def is_ours(self, path: str) -> bool:
+        """Whether publishing decides about a path of the branch."""
+        inside = not self.target.folder or path.startswith(f"{self.target.folder}/")
+        return inside and path not in {self.path(name) for name in KEPT}
+
+    def git(self, *arguments: str, given: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+        """Run git on the cache. InputError, without secrets, if it refuses."""
+        settings = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", **AUTHOR, **(environment or {})}
+        command = ["git", "--git-dir", str(self.cache), *arguments]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+        if done.returncode:
+            said = without_secrets(next(iter(done.stderr.strip().splitlines()[-1:]), "no reason given"))
+            raise InputError(
+                f"git {arguments[0]} failed for {without_secrets(self.name)} ({said}); check publish.git and your access to it."
+            )
+        return done.stdout
+
+    def fetch(self) -> str | None:
+        """The branch's commit, with its objects in the cache; None if there is no such branch."""
+        if not (self.cache / "HEAD").is_file():
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            self.git("init", "--quiet", "--bare", str(self.cache))
+        found = self.git("ls-remote", self.target.repository, self.reference).split()
+        if not found:
+            return None
+        self.git("fetch", "--quiet", "--no-tags", self.target.repository, self.reference)
+        return found[0]
+
+    def files(self, commit: str | None) -> dict[str, str]:
+        """The blob of each file of a commit."""
+        if commit is None:
+            return {}
+        lines = self.git("ls-tree", "-r", "-z", commit).split("\0")
+        entries = (line.split("\t", 1) for line in lines if line)
+        return {path: facts.split()[2] for facts, path in entries}
+
+    def identity(self, commit: str | None) -> str | None:
+        """Of the site that a commit published."""
+        if commit is None:
+            return None
+        subject = self.git("log", "-1", "--format=%s", commit).strip()
+        return subject.removeprefix(PREFIX) if subject.startswith(PREFIX) else None
+
+    def store(self, paths: Sequence[Path]) -> list[str]:
+        """Put files into the cache; their blobs."""
+        return self.git(
+            "hash-object", "-w", "--no-filters", "--stdin-paths", given="".join(f"{path}\n" for path in paths)
+        ).split()
+
+    def store_content(self, content: bytes) -> str:
+        return self.git("hash-object", "-w", "--stdin", given=content.decode()).strip()
+
+    def sizes(self, blobs: Sequence[str]) -> dict[str, int]:
+        """Bytes of each blob."""
+        lines = self.git("cat-file", "--batch-check=%(objectname) %(objectsize)", given="\n".join(blobs) + "\n").splitlines()
+        return {blob: int(size) for blob, size in (line.split() for line in lines)}
+
+    def commit(self, files: Mapping[str, str], parent: str | None, message: str) -> str:
+        """A commit of exactly these files."""
+        with tempfile.TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            entries = "".join(f"100644 {blob}\t{path}\0" for path, blob in sorted(files.items()))
+            self.git("update-index", "-z", "--index-info", given=entries, environment=index)
+            tree = self.git("write-tree", environment=index).strip()
+        return self.git("commit-tree", tree, "-m", message, *(("-p", parent) if parent else ())).strip()
+
+    def push(self, commit: str, expected: str | None) -> None:
+        """Make the branch this commit if it is still the expected one, and look that it is."""
+        lease = f"--force-with-lease={self.reference}:{expected or ''}"
+        self.git("push", "--quiet", lease, self.target.repository, f"{commit}:{self.reference}")
+        # A commit's name is a hash over all that it holds.
+        if self.git("ls-remote", self.target.repository, self.reference).split()[:1] != [commit]:
+            raise InputError(f"{without_secrets(self.name)} is not what was pushed; somebody else changed it, publish again.")

@@ -1,0 +1,56 @@
+"""The real model's aggregates, collected once for the tests that compare with the paper's own pipeline."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from gluscope_assets.core.checkpoint import resolve_checkpoint
+from gluscope_assets.core.collect import Collection, collect
+from gluscope_assets.core.corpus import tokenize_corpus
+from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
+from gluscope_assets.core.shards import merge_shards
+
+DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+LAYERS, NEURONS, TOKENS = 5, 172, 482_591
+OPTIONS = CollectionOptions(count_special_tokens=True, sample_positions=256)
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts.parquet and the aggregates merged-0, merged-1, … of the real model.
+
+    Over all 2,000 texts, BOS counted as the paper does, cut into 3 shards. Shared: tests must not change it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Beside the folders of all workers, so that one of them collects for the others.
+        root = root.parent
+    folder = root / "oracle"
+    with (root / "oracle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished").exists():
+            _collect(folder)
+            (folder / "finished").touch()
+    return folder
+
+
+def _collect(folder: Path) -> None:
+    checkpoint = resolve_checkpoint(CheckpointOptions(name="stories260k", path=DATA / "stories260K"))
+    source = CorpusOptions(source="tokens", path=DATA / "oracle" / "texts.parquet", shard_packs=40)
+    corpus = tokenize_corpus(source, checkpoint, folder / "texts.parquet", {})
+    assert (corpus.n_texts, corpus.n_tokens, corpus.n_shards) == (2000, TOKENS, 3)
+    collection = Collection(
+        checkpoint=checkpoint,
+        dtype="float32",
+        corpus=corpus.path,
+        layers=tuple(range(LAYERS)),
+        model_layers=tuple(range(LAYERS)),
+        options=OPTIONS,
+        root=folder,
+        provenance={"study": "oracle", "fingerprint": "oracle"},
+    )
+    collect(collection, ["cpu"])
+    for layer in range(LAYERS):
+        merge_shards(folder, layer, folder / f"merged-{layer}", {})
