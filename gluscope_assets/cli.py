@@ -99,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     build_parser = command("build", build, "Build what is stale of a study, up to its site.")
     serve_parser = command("serve", serve, "Serve a study's site on 127.0.0.1.")
     ui_parser = command("ui", ui, "Start the Dagster UI and its daemon over the same runs and storage.")
+    publish_parser = command("publish", publish, "Publish a study's site where its publish says.")
+    export_parser = command("export", export, "Write a study's tables for others to read.")
     command("studies", studies, "List the studies with their checkpoints, pages and status.")
     inspect_parser = command("inspect", inspect, "Say what gated MLPs a model has and what a study of it would cost.")
     inspect_parser.add_argument("model", help="a folder with config.json, or a Hub id")
@@ -106,10 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     inspect_parser.add_argument("--stack", choices=("encoder", "decoder"), help="which stack of a model that has both")
     inspect_parser.add_argument("--tokens", type=int, default=20_000_000, help="of the corpus (default: 20000000)")
     inspect_parser.add_argument("--write", type=Path, metavar="FILE", help="write a study file")
-    for subparser in (build_parser, serve_parser):
+    for subparser in (build_parser, serve_parser, publish_parser, export_parser):
         subparser.add_argument("--study", default="demo", help="a study's name or its YAML file (default: demo)")
     build_parser.add_argument("--checkpoint", nargs="+", metavar="NAME", help="names or keys (default: all)")
     build_parser.add_argument("--layers", metavar="LAYERS", help="such as 0,2-3 (default: all)")
+    publish_parser.add_argument("--roll-back", action="store_true", help="put back what was published before, instead")
+    export_parser.add_argument("format", choices=("dataset", "paper"), help="a dataset with its card, or the paper's table")
+    export_parser.add_argument("target", type=Path, help="the folder of the dataset, or the Parquet file")
+    export_parser.add_argument("--checkpoint", metavar="NAME", help="of the paper's table, a name or key (default: the last)")
+    export_parser.add_argument("--license", default="unknown", help="of the dataset, such as mit (default: unknown)")
     serve_parser.add_argument("--port", type=int, default=PORT, help="(default: 8700)")
     ui_parser.add_argument("--port", type=int, default=3000, help="(default: 3000)")
     return parser
@@ -368,6 +375,54 @@ def _size(count: float) -> str:
             return f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+# publish, export
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Publish the site, or roll back, in a run like one that a person starts in the UI."""
+    import dagster as dg
+
+    from gluscope_assets.definitions import build_defs
+    from gluscope_assets.folders import default_home
+    from gluscope_assets.jobs import publish_job
+
+    study = _study(options.study)
+    job = build_defs([study]).resolve_job_def(publish_job(study).name)
+    key = dg.AssetKey([study.name, "published_site"])
+    chosen = {"ops": {key.to_python_identifier(): {"config": {"roll_back": options.roll_back}}}}
+    with _instance(default_home()) as instance:
+        result = job.execute_in_process(run_config={**chosen, **QUIET}, instance=instance, tags=COMMAND_TAG)
+    (event,) = result.asset_materializations_for_node(key.to_python_identifier())
+    found = {name: value.value for name, value in event.metadata.items()}
+    print(
+        f"{found['target']}: publication {found['publication']}, {found['files']:,} files, "
+        f"{found['files uploaded']:,} of them uploaded ({_size(float(str(found['bytes uploaded'])))})"
+    )
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the dataset, or the paper's table of one checkpoint."""
+    from gluscope_assets.core.dataset import write_dataset
+    from gluscope_assets.core.paper_schema import export_paper
+    from gluscope_assets.folders import StudyFolder, default_home
+    from gluscope_assets.page_sources import all_sources
+
+    study = _study(options.study)
+    sources = all_sources(study, StudyFolder(default_home() / study.name))
+    if not sources:
+        raise InputError(f"{study.name} has no tables yet; run gluscope build --study {study.name} first.")
+    if options.format == "dataset":
+        write_dataset(sources, options.target, options.license)
+    else:
+        names = dict(sources[0].site_map.checkpoints)
+        wanted = options.checkpoint or sources[-1].checkpoint_key
+        aggregates = [source.aggregate for source in sources if wanted in (source.checkpoint_key, names[source.checkpoint_key])]
+        if not aggregates:
+            raise InputError(f"{study.name} has no tables of {wanted}; it has those of {', '.join(names.values())}.")
+        export_paper(aggregates, options.target)
+    print(f"Wrote {options.target}.")
 
 
 # serve, ui, studies

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.quadrants import oriented_quadrant
@@ -33,6 +35,9 @@ OWN_STUDY = [
     "gluscope studies",
     "gluscope build --study mine",
     "gluscope build --study mine --checkpoint step1000 --layers 0-1",
+    "gluscope publish --study mine",
+    "gluscope export --study mine --license mit dataset exported",
+    "gluscope export --study mine paper neuron-activations.parquet",
 ]
 BY_HAND = ["make bench", "make numerics", "make soak"]
 """Benchmarks, which take minutes: their commands are run with little to do."""
@@ -144,10 +149,11 @@ def test_the_polars_examples_run_on_the_demo(demo: Path, tmp_path: Path) -> None
     ]
     assert said == [round(float(number), 2) for number in re.findall(r"│ \d +┆ (-0\.\d+) +│", done.stdout)]
     assert "shape: (16, 6)" in done.stdout
+    assert list((tmp_path / "exports" / "neuronpedia").rglob("batch-*.jsonl.gz"))
 
 
 def test_a_study_of_ones_own(tmp_path: Path) -> None:
-    (block,) = blocks("yaml")
+    block = blocks("yaml")[0]
     (tmp_path / "mine.yaml").write_text(block)
     write_corpus(tmp_path / "texts")
     write_checkpoint(tmp_path / "checkpoints" / "step1000", seed=0)
@@ -161,6 +167,22 @@ def test_a_study_of_ones_own(tmp_path: Path) -> None:
     assert "LlamaModel" in done.stdout
     assert "everything is fresh" in done.stdout
     assert len(list((tmp_path / ".gluscope" / "mine" / "site").glob("step1000-*/*/[0-9]*.html"))) == 2 * 12
+    assert len(list((tmp_path / "public").glob("step1000-*/*/[0-9]*.html"))) == 2 * 12
+    assert pq.read_table(tmp_path / "neuron-activations.parquet").num_rows == 2 * 12
+    assert "license: mit" in (tmp_path / "exported" / "README.md").read_text()
+
+
+def test_parts_of_a_study_are_valid(tmp_path: Path) -> None:
+    whole, *parts = (yaml.safe_load(block) for block in blocks("yaml"))
+    assert [list(part) for part in parts] == [["model"], ["publish"]]
+    for part in parts:
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**whole, **part}))
+        study = load_study(tmp_path / "mine.yaml")
+        assert study.model.discover or study.publish.folder
+    # What is commented out is one of the other places.
+    for line in re.findall(r"^  # ((?:git|bucket|hugging_face): \{.*?\})", README, re.MULTILINE):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**whole, "publish": yaml.safe_load(line)}))
+        assert load_study(tmp_path / "mine.yaml").publish.folder is None
 
 
 @contextmanager
