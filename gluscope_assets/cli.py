@@ -13,6 +13,8 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_parser = command("serve", serve, "Serve a study's site on 127.0.0.1.")
     ui_parser = command("ui", ui, "Start the Dagster UI and its daemon over the same runs and storage.")
     publish_parser = command("publish", publish, "Publish a study's site where its publish says.")
+    import_parser = command("import", import_table, "Take a table of the paper as a checkpoint's, for gluscope serve to show.")
     export_parser = command("export", export, "Write a study's tables for others to read.")
     command("studies", studies, "List the studies with their checkpoints, pages and status.")
     inspect_parser = command("inspect", inspect, "Say what gated MLPs a model has and what a study of it would cost.")
@@ -108,11 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect_parser.add_argument("--stack", choices=("encoder", "decoder"), help="which stack of a model that has both")
     inspect_parser.add_argument("--tokens", type=int, default=20_000_000, help="of the corpus (default: 20000000)")
     inspect_parser.add_argument("--write", type=Path, metavar="FILE", help="write a study file")
-    for subparser in (build_parser, serve_parser, publish_parser, export_parser):
+    for subparser in (build_parser, serve_parser, publish_parser, import_parser, export_parser):
         subparser.add_argument("--study", default="demo", help="a study's name or its YAML file (default: demo)")
     build_parser.add_argument("--checkpoint", nargs="+", metavar="NAME", help="names or keys (default: all)")
     build_parser.add_argument("--layers", metavar="LAYERS", help="such as 0,2-3 (default: all)")
     publish_parser.add_argument("--roll-back", action="store_true", help="put back what was published before, instead")
+    import_parser.add_argument("table", type=Path, help="a Parquet file in the paper's schema, with raw values")
+    import_parser.add_argument("--checkpoint", metavar="NAME", required=True, help="whose neurons the table is of")
     export_parser.add_argument("format", choices=("dataset", "paper"), help="a dataset with its card, or the paper's table")
     export_parser.add_argument("target", type=Path, help="the folder of the dataset, or the Parquet file")
     export_parser.add_argument("--checkpoint", metavar="NAME", help="of the paper's table, a name or key (default: the last)")
@@ -423,6 +428,34 @@ def export(options: argparse.Namespace) -> None:
             raise InputError(f"{study.name} has no tables of {wanted}; it has those of {', '.join(names.values())}.")
         export_paper(aggregates, options.target)
     print(f"Wrote {options.target}.")
+
+
+def import_table(options: argparse.Namespace) -> None:
+    """Make a table of the paper the aggregates of a checkpoint; corpus and weights are built, activations are not."""
+    from gluscope_assets.core.checkpoint import check_checkpoint, resolve_checkpoint
+    from gluscope_assets.core.corpus import TokenizedCorpus, source_version
+    from gluscope_assets.core.files import hash_files, require_file
+    from gluscope_assets.core.paper_schema import import_paper
+    from gluscope_assets.folders import StudyFolder, default_home
+    from gluscope_assets.plan import Planner
+    from gluscope_assets.versions import provenance
+
+    study, home = _study(options.study), default_home()
+    folder = StudyFolder(home / study.name)
+    checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
+    (checkpoint,) = _chosen([options.checkpoint], checkpoints, study)
+    shape = check_checkpoint(checkpoint, study.model.layer_numbers, study.model.stack)
+    digest = hash_files(require_file(options.table))
+    with _only_build(home), _instance(home) as instance:
+        plan = Planner(study, folder, instance, source_version(study.corpus), checkpoints).plan([checkpoint], shape.layers)
+        weights = [replace(run, stages=("neuron_weights",)) for run in plan.layer_runs if "neuron_weights" in run.stages]
+        _run_plan(study, replace(plan, layer_runs=weights, site=False), instance)
+        corpus = TokenizedCorpus.open(folder.corpus)
+        positions = corpus.n_tokens if study.collection.count_special_tokens else corpus.n_counted
+        footer = provenance(study, "quadrant_aggregates", {"imported": digest}, checkpoint)
+        place, activation = partial(folder.aggregate, checkpoint.key), shape.mlps[0].activation
+        layers = import_paper(options.table, place, positions, activation, footer, shape.mlps[0].name)
+    print(f"{study.name}: {len(layers)} layers of {checkpoint.name} are those of {options.table}; gluscope serve shows them.")
 
 
 # serve, ui, studies

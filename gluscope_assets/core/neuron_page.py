@@ -9,7 +9,7 @@ import html
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -141,7 +141,8 @@ OTHER_LISTS = tuple(ranked for ranked in LISTS if ranked[1] != "post")
 class LayerPages:
     """Makes the pages of one layer of one checkpoint from its tables, which are opened once and read in parts.
 
-    `aggregate` is the layer's folder of an aggregate, `weights` its file of weights, `activation` the name of σ.
+    `aggregate` is the layer's folder of an aggregate, `weights` its file of weights, `activation` the name of σ. `complete`
+    gets the examples of the neurons at hand and gives them with what their table lacks.
     """
 
     def __init__(
@@ -155,7 +156,9 @@ class LayerPages:
         decoder: TokenDecoder,
         activation: str,
         count_special_tokens: bool = False,
+        complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
     ) -> None:
+        self._complete = complete
         self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
         self.corpus, self.view, self.activation = ShownTexts(corpus), site_map.view, activation
         self.function = activation_function(activation)
@@ -198,7 +201,7 @@ class LayerPages:
             # From the first that is asked for: a server asks for one.
             first, end = chosen[0], chosen[-1] + 1
             statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
-            sample, examples = self._sample.read(first, end), self._examples.read(first, end)
+            sample, examples = self._sample.read(first, end), self._complete(self._examples.read(first, end))
             lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
             gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
             for neuron in chosen:

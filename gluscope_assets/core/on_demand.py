@@ -8,17 +8,20 @@ import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 import polars as pl
+import pyarrow as pa
 
+from gluscope_assets.core.checkpoint import Checkpoint, load_model
 from gluscope_assets.core.columns import COLUMNS, GROUPS, VOCABULARY, write_columns, write_vocabulary
 from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.formats import Place
 from gluscope_assets.core.neuron_page import LayerPages, Summary
+from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.orientation import scan_neurons
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.rendering import LayerSource
@@ -56,6 +59,7 @@ class OnDemand:
         self._pages: OrderedDict[Hashable, dict[str, bytes]] = OrderedDict()
         self._decoder = lru_cache(MOST_DECODERS)(TokenDecoder.from_folder)
         self._corpus = lru_cache(1)(lambda path, _: TokenizedCorpus.open(path))
+        self._model = lru_cache(1)(lambda folder: load_model(Checkpoint(folder.name, folder, ""), "float32", "cpu"))
         self._scratch = tempfile.TemporaryDirectory(prefix="gluscope-")
 
     def close(self) -> None:
@@ -107,9 +111,21 @@ class OnDemand:
 
         def opened() -> LayerPages:
             corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
-            return source.open(corpus, self._decoder(source.tokenizer))
+            return source.open(corpus, self._decoder(source.tokenizer), partial(self._with_windows, source, corpus))
 
         return _remembered(self._layers, MOST_LAYERS, stamp, opened)
+
+    def _with_windows(self, source: LayerSource, corpus: TokenizedCorpus, examples: pa.Table) -> pa.Table:
+        """Examples of imported tables with their windows, from the model run over the texts that these neurons need."""
+        # torch takes seconds to import, and only imported tables need it.
+        from gluscope_assets.core.windows import fill_windows, lack_peaks
+
+        if not lack_peaks(examples):
+            return examples
+        options = CollectionOptions(count_special_tokens=source.count_special_tokens)
+        neurons = examples["neuron"].to_pylist()
+        of_layer = examples.append_column("layer", pa.array([source.layer] * len(neurons), pa.int32()))
+        return fill_windows(of_layer, self._model(source.tokenizer), corpus, neurons, options)
 
     def _written(self, name: str, source: LayerSource | None) -> bytes | None:
         """A file that is made together with others, on disk."""

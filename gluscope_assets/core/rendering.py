@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from bisect import bisect_right
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -63,12 +63,17 @@ class LayerSource:
         """Those that get a page."""
         return self.site_map.neurons(self.checkpoint_key, self.layer)
 
-    def open(self, corpus: TokenizedCorpus, decoder: TokenDecoder) -> LayerPages:
-        """The layer's pages; `corpus` and `decoder` are what its paths name."""
+    def open(
+        self,
+        corpus: TokenizedCorpus,
+        decoder: TokenDecoder,
+        complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
+    ) -> LayerPages:
+        """The layer's pages; `corpus` and `decoder` are what its paths name, `complete` as in `LayerPages`."""
         activation = str(read_provenance(self.aggregate / "statistics.parquet")["activation"])
         return LayerPages(
             self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, corpus, decoder, activation,
-            self.count_special_tokens,
+            self.count_special_tokens, complete,
         )  # fmt: skip
 
 

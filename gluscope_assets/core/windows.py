@@ -113,6 +113,12 @@ def fill_windows(
     return examples
 
 
+def lack_peaks(examples: pa.Table) -> bool:
+    """Whether some example of a table has no peak, as in imported tables that nobody has filled."""
+    lists = (examples[column(*ranked)].combine_chunks() for ranked in LISTS)
+    return any(of_neurons.flatten().field("position").null_count for of_neurons in lists)
+
+
 def write_windows(
     aggregate: Path,
     model: "PreTrainedModel",
