@@ -14,6 +14,7 @@ from gluscope_assets.assets.model import build_model_checkpoint, build_neuron_we
 from gluscope_assets.assets.pages import build_neuron_pages, build_published_site, build_site
 from gluscope_assets.automation import automation_sensors
 from gluscope_assets.checks import build_checks
+from gluscope_assets.failures import failure_alert_sensor
 from gluscope_assets.folders import StudyFolder, default_home
 from gluscope_assets.jobs import publish_job
 from gluscope_assets.registry import with_registry
@@ -52,6 +53,7 @@ def build_defs(studies: Iterable[Study], resources: Mapping[str, object] | None 
             sensors=[
                 *(new_checkpoints_sensor(study) for study in studies),
                 *automation_sensors([study.name for study in studies]),
+                failure_alert_sensor(),
             ],
             schedules=[build(study) for study in studies for build in (corpus_schedule, missing_schedule)],
             executor=EXECUTOR,

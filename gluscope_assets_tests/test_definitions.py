@@ -91,6 +91,7 @@ def test_automation_leaves_the_gpu_alone_until_it_is_switched_on(definitions: dg
         "tiny_new_checkpoints": dg.DefaultSensorStatus.RUNNING,
         "automation_cpu": dg.DefaultSensorStatus.RUNNING,
         "automation_gpu": dg.DefaultSensorStatus.STOPPED,
+        "failure_alerts": dg.DefaultSensorStatus.STOPPED,
     }
 
 

@@ -20,6 +20,7 @@ from gluscope_assets.assets.reporting import (
 )
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.quadrants import QUADRANTS
+from gluscope_assets.failures import tried_again_if_transient
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
 from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
@@ -40,6 +41,7 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="Exact partial aggregates of each layer, with the windows of their examples and a sample of positions.",
     )
+    @tried_again_if_transient
     def activation_shards(
         context: dg.AssetExecutionContext, storage: Storage, device: Device, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
@@ -123,6 +125,7 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="One row a neuron: a light table of statistics, a heavy one of examples with windows, and the sample.",
     )
+    @tried_again_if_transient
     def quadrant_aggregates(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:

@@ -8,6 +8,7 @@ from gluscope_assets.assets.reporting import OWNERS, attributes, column_schema, 
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import resolve_checkpoint, tokenizer_hash
 from gluscope_assets.core.corpus import source_version, tokenize_corpus
+from gluscope_assets.failures import tried_again_if_transient
 from gluscope_assets.resources import ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
 from gluscope_assets.versions import provenance
@@ -47,6 +48,7 @@ def build_tokenized_corpus(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="One row a text: its source document and its tokens. The cut into packs is the unit of all later work.",
     )
+    @tried_again_if_transient
     def tokenized_corpus(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:

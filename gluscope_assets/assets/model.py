@@ -9,6 +9,7 @@ from gluscope_assets.assets.reporting import OWNERS, attributes, column_schema, 
 from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.failures import tried_again_if_transient
 from gluscope_assets.folders import StudyFolder
 from gluscope_assets.partitions import by_checkpoint, checkpoint_partitions, layer_partitions, partition_key
 from gluscope_assets.resources import GPU_POOL, Device, ProgressDisplay, Storage
@@ -83,6 +84,7 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="One row a neuron: cosines of its weight vectors, orientation, input-output class, tokens it promotes.",
     )
+    @tried_again_if_transient
     def neuron_weights(
         context: dg.AssetExecutionContext, storage: Storage, device: Device, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:

@@ -25,6 +25,7 @@ from gluscope_assets.core.rendering import render_layers
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.core.training import CheckpointTables, Training
+from gluscope_assets.failures import tried_again_if_transient
 from gluscope_assets.folders import StudyFolder
 from gluscope_assets.page_sources import layer_source, site_map
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
@@ -49,6 +50,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="The rendered pages of a layer.",
     )
+    @tried_again_if_transient
     def neuron_pages(
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
@@ -119,6 +121,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
         automation_condition=WHEN_INPUTS_CHANGE,
         description="The index and what all pages share. Any static server can serve the folder, and so can file://.",
     )
+    @tried_again_if_transient
     def site(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult[None]:
         folder = storage.of(study)
         checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
@@ -284,6 +287,7 @@ def build_published_site(study: Study) -> dg.AssetsDefinition:
         deps=[[study.name, "site"]],
         description="The site in the public place that the study's publish names. Started by a person.",
     )
+    @tried_again_if_transient
     def published_site(
         context: dg.AssetExecutionContext, config: PublishConfig, storage: Storage
     ) -> dg.MaterializeResult[None]:
