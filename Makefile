@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 # Threads that spin while they wait slow a busy machine down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test ui serve lint bench numerics soak screenshots demo-model wheel clean
+.PHONY: demo test ui serve lint bench numerics soak kill-soak screenshots demo-model wheel clean
 
 demo: $(INSTALLED)  ## build the demo study for all its checkpoints
 	$(BIN)/gluscope build --study demo
@@ -36,6 +36,9 @@ numerics: $(INSTALLED)  ## what bfloat16 and int8 do to the results
 
 soak: $(INSTALLED)  ## kill a collection 20 times and compare its files with an undisturbed one's
 	$(BIN)/python -m gluscope_assets_tests.benchmarks.soak
+
+kill-soak: $(INSTALLED)  ## kill runs, daemon and webserver 30 times and compare the results with an undisturbed build's
+	$(BIN)/python -m gluscope_assets_tests.benchmarks.kill
 
 screenshots: $(INSTALLED)  ## pictures of the demo's pages into docs/screenshots
 	$(BIN)/python -m gluscope_assets_tests.screenshots
