@@ -33,15 +33,14 @@ DAGSTER_YAML = """\
 # Written by GLUScope when it was missing; change what you like.
 telemetry:
   enabled: false
-nux:
-  enabled: false
 concurrency:
   pools:
     granularity: op
     # One run at a time on the GPU.
     default_limit: 1
   runs:
-    max_concurrent_runs: 4
+    # More at once want PostgreSQL: every run writes to the same SQLite files.
+    max_concurrent_runs: 2
 run_monitoring:
   enabled: true
   # A run that was killed must not keep the GPU.

@@ -25,6 +25,9 @@ from gluscope_assets.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START
 WAITS = (30.0, 120.0, 600.0)
 """Seconds before the second, third and fourth try of a stage; the fourth is the last."""
 
+COMMAND_TAG = "gluscope/command"
+"""The tag of a run that a command started and waits for."""
+
 WEBHOOK_VARIABLE = "GLUSCOPE_ALERT_WEBHOOK"
 """The environment variable with the address that failed runs are told to. It may hold a secret, so nothing ever shows it."""
 
@@ -45,6 +48,7 @@ TRANSIENT_CLASSES = {
     "builtins.TimeoutError",
     "builtins.BlockingIOError",
     "concurrent.futures.process.BrokenProcessPool",
+    "gluscope_assets.core.errors.OutOfMemory",
     "http.client.IncompleteRead",
     "httpx.TransportError",
     "httpx2.TransportError",
@@ -130,7 +134,8 @@ def tried_again_if_transient(
 ) -> Callable[Concatenate[dg.AssetExecutionContext, Parameters], Result]:
     """Let an asset's body be tried again, after growing waits, when what failed may pass; end the run when it will not.
 
-    While a stage waits it holds no slot of a pool. The step ends with its run, whatever ended that.
+    While a stage waits it holds no slot of a pool. The step ends with its run, whatever ended that. A run of the command line
+    fails at once: a person waits for it and sees why.
     """
 
     @functools.wraps(body)
@@ -140,7 +145,7 @@ def tried_again_if_transient(
             return body(context, *arguments, **options)
         except Exception as error:
             tries = context.retry_number
-            if is_transient(error) and tries < len(WAITS):
+            if is_transient(error) and tries < len(WAITS) and COMMAND_TAG not in context.run.tags:
                 wait = WAITS[tries]
                 context.log.warning(
                     f"Try {tries + 1} of {len(WAITS) + 1} failed and may pass, next in {wait:.0f} s: {sentence_of(error)}"

@@ -55,17 +55,33 @@ class ProgressDisplay(dg.ConfigurableResource["ProgressDisplay"]):
     style: Literal["bars", "lines", "log"] = "log"
 
     @contextmanager
-    def show(self, context: dg.AssetExecutionContext, label: str, unit: str) -> Iterator[Progress]:
-        """Yield a function to call with (done, total), in `unit`."""
+    def show(self, context: dg.AssetExecutionContext, label: str, unit: str) -> "Iterator[Pace]":
+        """Yield a function to call with (done, total), in `unit`, which measures the pace."""
         if self.style == "bars":
             with progress_bars(Console(stderr=True)) as bars:
                 task = bars.add_task(label, total=None, unit=unit)
-                yield lambda done, total: bars.update(task, completed=done, total=total)
+                yield Pace(unit, lambda done, total: bars.update(task, completed=done, total=total))
         elif self.style == "lines":
-            yield ProgressLines(label, unit, lambda line: print(line, file=sys.stderr, flush=True), interval=5.0)
+            yield Pace(unit, ProgressLines(label, unit, lambda line: print(line, file=sys.stderr, flush=True), interval=5.0))
         else:
             # Every line is an event of the run, and an event log with many events is slow to open.
-            yield ProgressLines(label, unit, context.log.info, interval=30.0)
+            yield Pace(unit, ProgressLines(label, unit, context.log.info, interval=30.0))
+
+
+class Pace:
+    """Hands progress on and keeps how fast it went."""
+
+    def __init__(self, unit: str, show: Progress) -> None:
+        self.unit, self.show, self.done, self.began = unit, show, 0, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done = done
+        self.show(done, total)
+
+    def metadata(self) -> dict[str, float]:
+        """What a stage reports: seconds so far, and its rate over all partitions of the run."""
+        seconds = time.monotonic() - self.began
+        return {"seconds": seconds, f"{self.unit} per second": self.done / max(seconds, 1e-3)}
 
 
 class ProgressLines:

@@ -89,7 +89,9 @@ def test_metadata_plots_across_checkpoints(built_tiny: Workplace) -> None:
         assert len(shares) == 4
         assert 0.99 < sum(float(str(share)) for share in shares) <= 1.0
         assert metadata["neurons"].value == 12
+        assert metadata["seconds"].value == pytest.approx(2 / float(str(metadata["layers per second"].value)))
     assert pages[0].asset_materialization is not None
+    assert float(str(pages[0].asset_materialization.metadata["pages per second"].value)) > 1
     assert str(pages[0].asset_materialization.metadata["links"].value).count("](http") == 3
 
 

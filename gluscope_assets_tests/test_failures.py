@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -25,7 +26,8 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from gluscope_assets import failures
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.cli import COMMAND_TAG
+from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.failures import WEBHOOK_VARIABLE, WEBSERVER_VARIABLE, failure_alert_sensor, is_transient
 from gluscope_assets.resources import GPU_POOL
 
@@ -59,6 +61,7 @@ TRANSIENT = {
     "hub is busy": hub_answers(429),
     "hub is broken": hub_answers(503),
     "wrapped": raised_from(InputError("the Hub cannot be reached; connect."), httpx2.ConnectTimeout("timed out")),
+    "pack of another process": pickle.loads(pickle.dumps(OutOfMemory("cuda:1 has no memory for a pack; free some."))),
     "pack": raised_from(InputError("cuda:0 has no memory for a pack; free some."), torch.OutOfMemoryError("out of memory")),
 }
 PERMANENT = {
@@ -153,6 +156,14 @@ def test_bad_input_reaches_the_command_line_as_such() -> None:
         dg.materialize([failing([PERMANENT["input"]], [])])
     assert failed.value.__cause__ is PERMANENT["input"]
     assert failed.value.allow_retries is False
+
+
+def test_a_command_fails_at_once_because_a_person_waits_for_it() -> None:
+    tries: list[int] = []
+    result = dg.materialize([failing([TRANSIENT["memory"]], tries)], tags={failures.COMMAND_TAG: "build"}, raise_on_error=False)
+    assert not result.success
+    assert tries == [0]
+    assert set(COMMAND_TAG) == {failures.COMMAND_TAG}
 
 
 def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:

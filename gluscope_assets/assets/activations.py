@@ -81,6 +81,7 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     "tokens": report.tokens,
                     "texts": report.texts,
                     "tokens per second": report.tokens / report.seconds,
+                    "seconds": report.seconds,
                     "shards": report.shards,
                     "shards finished before": report.resumed,
                     "processes": report.workers,
@@ -144,6 +145,7 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
                     folder.shards(key), layers, partial(folder.aggregate, key), footers.__getitem__,
                     study.storage.drop_merged_shards, show,
                 )  # fmt: skip
+            pace = show.metadata()
             for layer, report in reports.items():
                 destination = folder.aggregate(key, layer)
                 fingerprints.append(footers[layer]["fingerprint"])
@@ -153,6 +155,7 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
                     "counted tokens": report.positions,
                     "bytes": size_of(destination),
                     "shards merged": report.shards,
+                    **pace,
                     "bytes of the shards": report.shard_bytes,
                     "shards dropped": study.storage.drop_merged_shards,
                     "path": dg.MetadataValue.path(destination),

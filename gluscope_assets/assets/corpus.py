@@ -67,6 +67,7 @@ def build_tokenized_corpus(study: Study) -> dg.AssetsDefinition:
                 "counted tokens": corpus.n_counted,
                 "shards": corpus.n_shards,
                 "bytes": size_of(path),
+                **show.metadata(),
                 "path": dg.MetadataValue.path(path),
                 "dagster/row_count": corpus.n_texts,
                 "dagster/column_schema": column_schema(path),

@@ -92,6 +92,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                         "bytes": report.bytes,
                         "largest page": report.largest_bytes,
                         "bytes of columns": columns,
+                        **show.metadata(),
                         "path": dg.MetadataValue.path(folder.site / key / f"{layer:02d}"),
                         "links": page_links(report.samples),
                     }

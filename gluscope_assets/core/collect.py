@@ -28,7 +28,7 @@ from gluscope_assets.core import kernel, shards
 from gluscope_assets.core.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, concatenate
 from gluscope_assets.core.checkpoint import Checkpoint, ModelShape, check_checkpoint, load_model
 from gluscope_assets.core.corpus import TokenizedCorpus
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.files import hash_of
 from gluscope_assets.core.forward import Batch, Forward
 from gluscope_assets.core.gated_mlp import Activations, GatedMLP, Stack
@@ -348,7 +348,7 @@ class Job:
                 threads = self.threads if self.device == "cpu" else 1
                 state.fold(forward, corpus.packs_of_shard(shard), pool, threads, count_tokens)
             except torch.OutOfMemoryError as error:
-                raise InputError(
+                raise OutOfMemory(
                     f"{self.device} has no memory for the forward pass of a pack; make corpus.pack_tokens smaller or free "
                     f"some memory."
                 ) from error

@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """Bad input: one sentence that names the file, field or model part and says what to do."""
+
+
+class OutOfMemory(InputError):
+    """A device has no memory left for the least that can be done at once. It may have some later: others use it too."""

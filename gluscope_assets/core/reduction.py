@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gluscope_assets.core import kernel
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.forward import Batch
 from gluscope_assets.core.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.options import CollectionOptions
@@ -260,10 +260,10 @@ class LayerState:
                 first = part.stop
 
     def _halve(self, error: torch.OutOfMemoryError) -> None:
-        """Process half as much at once from now on. InputError if that is less than one token of all neurons."""
+        """Process half as much at once from now on. OutOfMemory if that is less than one token of all neurons."""
         self.cells_at_once //= 2
         if self.cells_at_once < self.mlp.width:
-            raise InputError(
+            raise OutOfMemory(
                 f"The device has no memory left to reduce layer {self.mlp.layer}; free some or make corpus.pack_tokens smaller."
             ) from error
         logger.warning("Out of memory: %s positions x neurons are reduced at once from now on.", f"{self.cells_at_once:,}")
