@@ -5,6 +5,7 @@ What belongs here: the unit of work and who does it when. The forward pass, the 
 data, so that another machine can do it.
 """
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -38,6 +39,8 @@ from gluscope_assets.core.quadrants import LISTS, QUADRANTS
 from gluscope_assets.core.reduction import LayerState
 from gluscope_assets.core.sample import Sample, choose_sample
 from gluscope_assets.core.taps import Receiver
+
+logger = logging.getLogger(__name__)
 
 THREADS_A_PROCESS = 4
 """CPU threads that share one process's state. More would wait for Python; more processes would hold more states."""
@@ -343,15 +346,9 @@ class Job:
         with Forward(self.model, mlps, self.collection.stack) as forward:
             texts = np.flatnonzero(corpus.shards == shard)
             state = ShardState(corpus, texts, mlps, collection.options, self.sample, self.device, self._device_of)
-            try:
-                # Work for a GPU is queued by one thread.
-                threads = self.threads if self.device == "cpu" else 1
-                state.fold(forward, corpus.packs_of_shard(shard), pool, threads, count_tokens)
-            except torch.OutOfMemoryError as error:
-                raise OutOfMemory(
-                    f"{self.device} has no memory for the forward pass of a pack; make corpus.pack_tokens smaller or free "
-                    f"some memory."
-                ) from error
+            # Work for a GPU is queued by one thread.
+            threads = self.threads if self.device == "cpu" else 1
+            state.fold(forward, corpus.packs_of_shard(shard), pool, threads, count_tokens)
         tokens = self.tokens_of([shard])
         footer = {
             **collection.provenance,
@@ -359,6 +356,8 @@ class Job:
             "inputs": {"origin": self._origin, "texts": self.texts_hashes[shard]},
             "dtype": collection.dtype,
             "computed_on": self.computed_on,
+            # A model rounds by how much it takes at once: whoever compares files to the byte must know.
+            **({"batches_halved": state.halved} if state.halved else {}),
         }
 
         def write(layer: int) -> None:
@@ -400,16 +399,17 @@ class Turns:
         self.failed = False
 
     @contextmanager
-    def turn(self, block: str, number: int) -> Iterator[None]:
-        """Wait until all batches before `number` have had their turn at `block`."""
+    def turn(self, block: str, number: int, ends: bool = True) -> Iterator[None]:
+        """Wait until all batches before `number` have had their turn at `block`; the batch's turn goes on unless it `ends`."""
         with self.changed:
             self.changed.wait_for(lambda: self.next[block] == number or self.failed)
             if self.failed:
                 raise Abandoned
         yield
-        with self.changed:
-            self.next[block] += 1
-            self.changed.notify_all()
+        if ends:
+            with self.changed:
+                self.next[block] += 1
+                self.changed.notify_all()
 
     @contextmanager
     def abandoned_on_error(self) -> Iterator[None]:
@@ -453,6 +453,8 @@ class ShardState:
         self.turns = Turns(mlp.block for mlp in mlps)
         self.begun = 0
         """Batches that have been folded in or will be."""
+        self.halved = 0
+        """Batches and halves of batches that did not fit into memory."""
 
     def fold(
         self,
@@ -474,30 +476,66 @@ class ShardState:
                         if batch is None:
                             return
                         number, self.begun = self.begun, self.begun + 1
-                    forward.run(batch, self._receiver(number, batch))
+                    self._forward(forward, batch, number, set())
                     with lock:
                         count_tokens(len(batch.token))
 
         wait_for_all([pool.submit(fold_batches) for _ in range(threads)])
 
-    def _receiver(self, number: int, batch: Batch) -> Receiver:
-        """What takes the activations of a batch, block by block."""
+    def _forward(self, forward: Forward, batch: Batch, number: int, folded: set[str], ends: bool = True) -> None:
+        """Forward a batch, or a part of one (its last if it `ends`), and fold it in; in halves where memory runs out.
+
+        Blocks in `folded` have taken it before. OutOfMemory if a text alone does not fit.
+        """
+        try:
+            forward.run(batch, self._receiver(number, batch, folded, ends))
+            return
+        except torch.OutOfMemoryError as error:
+            if len(batch.text) == 1:
+                raise OutOfMemory(
+                    f"There is no memory for the forward pass of a text of {len(batch.token)} tokens; make corpus.text_tokens "
+                    "smaller or free some memory."
+                ) from error
+        # Not in the handler, whose traceback holds what is to be freed.
+        logger.warning("Out of memory: %s tokens are forwarded in two halves.", f"{len(batch.token):,}")
+        self.halved += 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        first, second = batch.halves()
+        self._forward(forward, first, number, set(folded), ends=False)
+        self._forward(forward, second, number, set(folded), ends)
+
+    def _receiver(self, number: int, batch: Batch, folded: set[str], ends: bool) -> Receiver:
+        """What takes the activations of a batch, block by block, and adds the block to `folded`."""
         places = self.sample.of_texts(batch.text)
         text = np.searchsorted(batch.text, self.sample.text[places])
         tokens = batch.offsets[text] + self.sample.position[places]
         rows = np.searchsorted(self.sample.hash[self.sampled], self.sample.hash[places])
 
         def receive(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
-            with self.turns.turn(block, number):
+            if block in folded:
+                return
+            with self.turns.turn(block, number, ends):
                 for mlp, activations in found:
-                    if activations.tokens is None:
-                        self.states[mlp].reduce(activations, batch, torch.from_numpy(tokens), torch.from_numpy(rows))
-                    elif len(activations.tokens):
-                        routed = activations.tokens.cpu().numpy()
-                        place = np.searchsorted(routed, tokens).clip(max=len(routed) - 1)
-                        here = routed[place] == tokens
-                        part = batch.part(routed)
-                        self.states[mlp].reduce(activations, part, torch.from_numpy(place[here]), torch.from_numpy(rows[here]))
+                    reduce(mlp, activations)
+            folded.add(block)
+
+        def reduce(mlp: GatedMLP, activations: Activations) -> None:
+            state = self.states[mlp]
+            try:
+                if activations.tokens is None:
+                    state.reduce(activations, batch, torch.from_numpy(tokens), torch.from_numpy(rows))
+                elif len(activations.tokens):
+                    routed = activations.tokens.cpu().numpy()
+                    place = np.searchsorted(routed, tokens).clip(max=len(routed) - 1)
+                    here = routed[place] == tokens
+                    part = batch.part(routed)
+                    state.reduce(activations, part, torch.from_numpy(place[here]), torch.from_numpy(rows[here]))
+            except torch.OutOfMemoryError as error:
+                # Half a reduction cannot be taken back: this batch must not be forwarded again.
+                raise OutOfMemory(
+                    f"There is no memory left to reduce layer {mlp.layer}; free some or make corpus.pack_tokens smaller."
+                ) from error
 
         return receive
 

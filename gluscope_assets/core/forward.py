@@ -69,6 +69,15 @@ class Batch:
             self.text[present], length.astype(np.int64), self.token[tokens], self.counted[tokens], self.position[tokens], True
         )
 
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The batch of at least two whole texts in two, each with at least one and about half of the tokens."""
+        cut = min(max(int(np.searchsorted(self.offsets, len(self.token) / 2)), 1), len(self.text) - 1)
+        end = int(self.offsets[cut])
+        return (
+            Batch.whole(self.text[:cut], self.length[:cut], self.token[:end], self.counted[:end]),
+            Batch.whole(self.text[cut:], self.length[cut:], self.token[end:], self.counted[end:]),
+        )
+
     @classmethod
     def whole(
         cls,

@@ -293,14 +293,15 @@ def collect_in_memory(
     folder: Path,
     layer: int = 0,
     stack: Stack | None = None,
+    beside: tuple[int, ...] = (),
 ) -> list[Aggregate]:
-    """The shards of one layer, through the files that `collect` writes."""
+    """The shards of one layer, through the files that `collect` writes; the layers `beside` are collected in the same pass."""
     shape = ModelShape(tuple(find_gated_mlps(model, stack)), vocabulary=1 << 30)
     collection = Collection(
         checkpoint=Checkpoint("table", Path("table"), "0" * 64),
         dtype="float32",
         corpus=corpus.path,
-        layers=(layer,),
+        layers=tuple(sorted((layer, *beside))),
         model_layers=shape.layers,
         stack=stack,
         options=options,
@@ -322,6 +323,7 @@ def collect_merged(
     folder: Path,
     layer: int = 0,
     stack: Stack | None = None,
+    beside: tuple[int, ...] = (),
 ) -> Aggregate:
     """The merged aggregate of one layer."""
-    return merge_all(collect_in_memory(model, corpus, options, folder, layer, stack))
+    return merge_all(collect_in_memory(model, corpus, options, folder, layer, stack, beside))

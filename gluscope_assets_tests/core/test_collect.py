@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaModel
 from gluscope_assets.core import kernel
 from gluscope_assets.core.aggregate import NO_EXPERT, read_aggregate
 from gluscope_assets.core.anatomy import find_gated_mlps
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.errors import InputError, OutOfMemory
+from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.gated_mlp import Stack
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.sample import choose_sample
@@ -193,6 +194,37 @@ def test_the_sample_is_the_counted_positions_with_the_smallest_hashes(tmp_path: 
     everything = choose_sample(corpus, SMALL.model_copy(update={"sample_positions": 10**6}))
     assert len(everything.hash) == corpus.n_counted
     assert set(merged.sample_hash.tolist()) == set(sorted(everything.hash.tolist())[:7])
+
+
+@pytest.mark.parametrize(("layer", "other"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("room", [100, 40])
+def test_a_batch_that_does_not_fit_is_forwarded_in_halves(tmp_path: Path, layer: int, other: int, room: int) -> None:
+    model, corpus, tried = tiny_llama(seed=1), corpus_of(ragged_texts(seed=3), pack_texts=10, shard_packs=2), list[int]()
+
+    def fill(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        # The first layer has taken the batch before: it must not take it again.
+        tried.append(inputs[0].shape[-2])
+        if tried[-1] > room:
+            raise torch.OutOfMemoryError(f"there is room for {room} tokens only")
+
+    model.layers[1].input_layernorm.register_forward_pre_hook(fill)
+    with recording(layer, corpus) as recorded:
+        merged = collect_merged(model, corpus, SMALL, tmp_path, layer, beside=(other,))
+    assert_agrees(merged, brute_force(corpus, recorded, SMALL), recorded, corpus)
+    assert max(tried) > room
+    footers = [read_provenance(path) for path in (tmp_path / f"layer-{layer:02d}").rglob("statistics.parquet")]
+    assert sum(footer.get("batches_halved", 0) for footer in footers) == sum(tokens > room for tokens in tried)
+
+
+def test_a_text_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    def fill(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[-2] > 39:
+            raise torch.OutOfMemoryError("there is no room for the longest text")
+
+    model, corpus = tiny_llama(seed=1), corpus_of(ragged_texts(seed=3))
+    model.layers[1].register_forward_pre_hook(fill)
+    with pytest.raises(OutOfMemory, match=r"no memory for the forward pass of a text of 40 tokens; make corpus.text_tokens"):
+        collect_in_memory(model, corpus, SMALL, tmp_path, layer=2)
 
 
 def test_the_same_work_gives_the_same_bytes(tmp_path: Path) -> None:
