@@ -8,9 +8,11 @@ from gluscope_assets.assets.model import checkpoint_event
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.folders import StudyFolder, default_home
 from gluscope_assets.jobs import build_missing_job, observe_corpus_job
+from gluscope_assets.page_sources import built_checkpoints
 from gluscope_assets.partitions import checkpoint_partitions, layer_partitions
 from gluscope_assets.registry import look_for_checkpoints, read_registry, with_registry
 from gluscope_assets.studies.study import Study, load_study
+from gluscope_assets.versions import outdated_pages
 
 MISSING_AT_ONCE = 64
 """Runs that one night's schedule asks for at most."""
@@ -69,7 +71,7 @@ def corpus_schedule(study: Study) -> dg.ScheduleDefinition:
 
 
 def missing_schedule(study: Study) -> dg.ScheduleDefinition:
-    """Builds at night the layers of checkpoints that have no pages, where a person has started it."""
+    """Builds at night the layers of checkpoints that have no pages or outdated ones, where a person has started it."""
     job = build_missing_job(study)
 
     @dg.schedule(
@@ -77,16 +79,21 @@ def missing_schedule(study: Study) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule="0 1 * * *",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Builds every checkpoint and layer of {study.name} that has no pages yet.",
+        description=f"Builds every checkpoint and layer of {study.name} without pages, and renders outdated ones.",
     )
     def nightly_missing_partitions(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         there = context.instance.get_materialized_partitions(dg.AssetKey([study.name, "neuron_pages"]))
         keys = layer_partitions(study).get_partition_keys(dynamic_partitions_store=context.instance)
-        missing = [key for key in keys if key not in there]
-        if not missing:
-            yield dg.SkipReason("Every checkpoint and layer has pages.")
-        for key in missing[:MISSING_AT_ONCE]:
+        folder = StudyFolder(default_home() / study.name)
+        current = with_registry(load_study(study.file), folder)
+        outdated = set(outdated_pages(current, folder, built_checkpoints(current, folder)))
+        pages = [dg.AssetKey([study.name, "neuron_pages"])]
+        wanted = [(key, None if key not in there else pages) for key in keys if key not in there or key in outdated]
+        if not wanted:
+            yield dg.SkipReason("Every checkpoint and layer has its pages.")
+        for key, assets in wanted[:MISSING_AT_ONCE]:
             # The key tells runs apart, so that a layer is not asked for again while its run waits.
-            yield dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d} {key}", partition_key=key)
+            run_key = f"{context.scheduled_execution_time:%Y-%m-%d} {key}"
+            yield dg.RunRequest(run_key=run_key, partition_key=key, asset_selection=assets)
 
     return nightly_missing_partitions

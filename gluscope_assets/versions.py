@@ -31,7 +31,14 @@ STAGES: Mapping[str, tuple[str, Parts]] = {
     "neuron_pages": ("1", lambda study: (page_version(), study.title, study.model.name, study.site.view)),
     "site": (
         "1",
-        lambda study: (site_version(), study.title, study.description, study.model.name, study.site.view),
+        lambda study: (
+            site_version(),
+            study.title,
+            study.description,
+            study.model.name,
+            study.site.view,
+            study.site.dataset_license,
+        ),
     ),
     "published_site": ("1", lambda study: ()),
 }
@@ -115,6 +122,35 @@ def layers_behind(study: Study, checkpoint_name: str, layer: int) -> list[int]:
     for selection in _selections(study, checkpoint_name, layer):
         behind.update(_ranked_together(study, selection, layer))
     return sorted(behind)
+
+
+def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, layer: int) -> dict[int, tuple[str, str]]:
+    """The fingerprints of weights and aggregate of each layer that the pages of one are made from."""
+    return {
+        other: (
+            recorded_fingerprint(folder.weights(checkpoint.key, other)),
+            recorded_fingerprint(folder.aggregate(checkpoint.key, other) / "statistics.parquet"),
+        )
+        for other in layers_behind(study, checkpoint.name, layer)
+    }
+
+
+def outdated_pages(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """The partition keys of the pages that are there and would be others now, by their fingerprints.
+
+    The graph does not tell: which neurons get pages also depends on which checkpoint is the last.
+    """
+    found = []
+    for checkpoint in checkpoints:
+        for layer in study.model.layer_numbers:
+            report = folder.page_report(checkpoint.key, layer)
+            if not report.is_file():
+                continue
+            corpus, tables = recorded_fingerprint(folder.corpus), tables_behind(study, folder, checkpoint, layer)
+            expected = fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, layer, corpus, tables))
+            if json.loads(report.read_text())["fingerprint"] != expected:
+                found.append(str(partition_key(checkpoint.key, layer)))
+    return found
 
 
 def _selections(study: Study, checkpoint_name: str, layer: int) -> list[PageSelection]:

@@ -27,7 +27,7 @@ def change(workplace: Workplace, **parts: dict[str, object]) -> None:
     """Change fields of the study file."""
     content = yaml.safe_load(workplace.file.read_text())
     for part, fields in parts.items():
-        content[part] = {**content[part], **fields}
+        content[part] = {**content.get(part, {}), **fields}
     workplace.file.write_text(yaml.safe_dump(content))
 
 
@@ -308,9 +308,37 @@ def test_wrong_data_is_blocked_and_not_used_again(
     assert {"quadrant_aggregates", "neuron_pages"} <= tiny.materialized(runs).keys()
 
 
+def test_the_dataset_lies_beside_the_pages_and_goes_with_them(tiny: Workplace, tmp_path: Path) -> None:
+    change(tiny, site={"dataset_license": "mit"}, publish={"folder": str(tmp_path / "public")})
+    runs = tiny.runs()
+    assert tiny.build() == 0
+    assert tiny.materialized(runs).keys() == {"site"}
+    index = (tiny.folder.site / "index.html").read_text()
+    assert 'href="dataset/README.md"' in index
+    assert "under the license mit" in index
+    job = build_defs([tiny.study]).resolve_job_def("tiny_publish")
+    with tiny.instance as instance:
+        uploaded = [
+            job.execute_in_process(instance=instance)
+            .asset_materializations_for_node("tiny__published_site")[0]
+            .metadata["files uploaded"]
+            for _ in range(2)
+        ]
+    assert uploaded[0].value
+    assert not uploaded[1].value, "a second publication uploads nothing"
+    published = pl.read_parquet(tmp_path / "public" / "dataset" / "neurons" / "**" / "*.parquet")
+    assert sorted(published["checkpoint"].unique()) == sorted(keys(tiny))
+    assert len(published) == 2 * 2 * 12
+    assert "license: mit" in (tmp_path / "public" / "dataset" / "README.md").read_text()
+
+    change(tiny, site={"dataset_license": None})
+    assert tiny.build() == 0
+    assert not (tiny.folder.site / "dataset").exists()
+    assert "dataset/README.md" not in (tiny.folder.site / "index.html").read_text()
+
+
 def test_a_person_publishes_the_site(tiny: Workplace, tmp_path: Path) -> None:
-    change_publish = yaml.safe_load(tiny.file.read_text()) | {"publish": {"folder": str(tmp_path / "public")}}
-    tiny.file.write_text(yaml.safe_dump(change_publish))
+    change(tiny, publish={"folder": str(tmp_path / "public")})
     job = build_defs([tiny.study]).resolve_job_def("tiny_publish")
     with tiny.instance as instance:
         assert job.execute_in_process(instance=instance).success

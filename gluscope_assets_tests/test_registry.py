@@ -175,3 +175,32 @@ def test_the_nightly_schedule_asks_for_what_has_no_pages(fresh: Workplace, runs:
         )
         again = schedule.evaluate_tick(context)
         assert len(again.run_requests or ()) == 3
+
+
+def test_the_nightly_schedule_asks_for_pages_of_a_checkpoint_that_is_no_longer_the_last(tiny: Workplace) -> None:
+    content = yaml.safe_load(tiny.file.read_text())
+    first, second = content["model"]["checkpoints"]
+    content["model"]["checkpoints"] = [second, first]
+    tiny.file.write_text(yaml.safe_dump(content))
+    definitions = build_defs([tiny.study])
+    schedule = definitions.resolve_schedule_def("tiny_nightly_missing_partitions")
+    with tiny.instance as instance:
+        context = dg.build_schedule_context(
+            instance=instance,
+            repository_def=definitions.get_repository_def(),
+            scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        requests = schedule.evaluate_tick(context).run_requests or []
+        keys = instance.get_dynamic_partitions("tiny_checkpoints")
+        assert [request.partition_key for request in requests] == [f"{key}|{layer:02d}" for key in keys for layer in range(2)]
+        job = definitions.resolve_job_def("tiny_build_layer")
+        for request in requests:
+            assert request.asset_selection == [dg.AssetKey(["tiny", "neuron_pages"])]
+            job.execute_in_process(
+                instance=instance, partition_key=request.partition_key, asset_selection=request.asset_selection
+            )
+        pages = {key: len(list((tiny.folder.site / key / "00").glob("[0-9]*.html"))) for key in keys}
+        assert [pages[key] for key in sorted(keys)] == [12, 2]
+        again = schedule.evaluate_tick(context)
+        assert not again.run_requests
+        assert again.skip_message == "Every checkpoint and layer has its pages."

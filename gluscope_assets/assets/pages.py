@@ -16,6 +16,7 @@ from gluscope_assets.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.core.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.columns import write_columns, write_vocabulary
 from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.dataset import DATASET, remove_dataset, write_dataset
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing
 from gluscope_assets.core.formats import format_count
@@ -27,12 +28,12 @@ from gluscope_assets.core.tokens import TokenDecoder
 from gluscope_assets.core.training import CheckpointTables, Training
 from gluscope_assets.failures import tried_again_if_transient
 from gluscope_assets.folders import StudyFolder
-from gluscope_assets.page_sources import layer_source, site_map
+from gluscope_assets.page_sources import all_sources, layer_source, site_map
 from gluscope_assets.partitions import by_checkpoint, layer_partitions, partition_key
 from gluscope_assets.registry import read_registry
 from gluscope_assets.resources import ProgressDisplay, Storage
 from gluscope_assets.studies.study import Study
-from gluscope_assets.versions import layers_behind, page_inputs, provenance, recorded_fingerprint, rendered_fingerprints
+from gluscope_assets.versions import page_inputs, provenance, recorded_fingerprint, rendered_fingerprints, tables_behind
 
 RECORDS_AT_ONCE = 1000
 SOFTWARE = ("gluscope", "python", "torch", "transformers", "polars")
@@ -102,17 +103,6 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
     return neuron_pages
 
 
-def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, layer: int) -> dict[int, tuple[str, str]]:
-    """The fingerprints of weights and aggregate of each layer that the pages of one are made from."""
-    return {
-        other: (
-            recorded_fingerprint(folder.weights(checkpoint.key, other)),
-            recorded_fingerprint(folder.aggregate(checkpoint.key, other) / "statistics.parquet"),
-        )
-        for other in layers_behind(study, checkpoint.name, layer)
-    }
-
-
 def build_site(study: Study) -> dg.AssetsDefinition:
     """What surrounds the pages of all checkpoints."""
 
@@ -130,6 +120,11 @@ def build_site(study: Study) -> dg.AssetsDefinition:
         footer = provenance(study, "site", {"neuron_pages": rendered})
         if not rendered:
             raise InputError(f"{folder.site} has no neuron page yet; materialize neuron_pages first.")
+        dataset = folder.site / DATASET
+        if study.site.dataset_license is None:
+            remove_dataset(dataset)
+        else:
+            write_dataset(all_sources(study, folder), dataset, study.site.dataset_license)
         report = render_site(
             folder.site,
             site_map(study, folder, checkpoints),
@@ -137,6 +132,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
             site_overview(study, folder, checkpoints),
             site_training(study, folder, checkpoints),
             retired=[one.key for one in read_registry(folder).found if one.retired],
+            dataset_license=study.site.dataset_license,
         )
         return dg.MaterializeResult(
             data_version=data_version([footer["fingerprint"]]),

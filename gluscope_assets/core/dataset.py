@@ -24,6 +24,8 @@ from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.rendering import LayerSource
 from gluscope_assets.core.tokens import TokenDecoder
 
+DATASET = "dataset"
+"""The folder of a site that holds one, beside its pages."""
 CARD = "README.md"
 VOCABULARY = "vocabulary.parquet"
 MARK = "<!-- written by GLUScope -->"
@@ -115,6 +117,12 @@ def write_dataset(sources: Sequence[LayerSource], target: Path, license: str) ->
         vocabulary = pa.table({"token": pa.array(range(len(pieces)), pa.int32()), "piece": pa.array(pieces, pa.string())})
         write_parquet(vocabulary, folder / VOCABULARY, {}, row_group_size=1 << 16)
         (folder / CARD).write_text(dataset_card(sources, license), encoding="utf-8")
+
+
+def remove_dataset(target: Path) -> None:
+    """Delete the folder `target` if `write_dataset` wrote it."""
+    if target.is_dir() and _is_ours(target):
+        shutil.rmtree(target)
 
 
 def _is_ours(target: Path) -> bool:

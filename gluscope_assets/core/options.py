@@ -218,6 +218,8 @@ class SiteOptions(Options):
     """A neuron gets a page if any selection holds it."""
     view: Literal["oriented", "raw"] = "oriented"
     """Whether in and post are shown multiplied by the orientation."""
+    dataset_license: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
+    """The license, such as mit, under which all tables lie beside the pages as a dataset; no dataset if absent."""
 
 
 class GitTarget(Options):

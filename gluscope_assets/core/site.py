@@ -25,17 +25,20 @@ def render_site(
     overview: Overview | None = None,
     training: Training | None = None,
     retired: Collection[str] = (),
+    dataset_license: str | None = None,
 ) -> RenderReport:
     """Write what surrounds the neuron pages: index, explorer, explanation, manifest, strips along training, static files.
 
     Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted, but for those
     with the keys `retired`, whose pages are linked from elsewhere. The index says what the `measurement` was and draws the
-    `overview`, whose checkpoints are some of the site map's. The report counts the pages and bytes of the whole site.
+    `overview`, whose checkpoints are some of the site map's, and links the dataset that lies in `dataset/` under the
+    `dataset_license`, if there is one. The report counts the pages and bytes of the whole site.
     """
     site.mkdir(parents=True, exist_ok=True)
     _remove_other_checkpoints(site, {key for key, _ in site_map.checkpoints} | set(retired))
     entries = built_entries(site, site_map)
-    shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement, **_drawing(overview, entries)}
+    shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement}
+    shared |= {"dataset_license": dataset_license, **_drawing(overview, entries)}
     _write_static(site / "static")
     strips = write_strips(site, site_map, training)
     manifest = {"study": site_map.study, "view": site_map.view, "checkpoints": entries, "training": strips}

@@ -499,6 +499,19 @@ def test_the_hub_gets_one_commit_and_goes_back(first: Path, second: Path, hub: H
     assert "hf_secret" not in json.dumps([title for _, title, _ in hub.commits])
 
 
+def test_a_folder_with_more_files_than_the_hub_takes_is_refused_before_anything_is_sent(
+    first: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gluscope_assets.core.publishing.hub.MOST_FILES_OF_A_FOLDER", 3)
+    for number in range(4):
+        (first / "key" / "00").mkdir(parents=True, exist_ok=True)
+        (first / "key" / "00" / f"{number}.html").write_text("a page")
+    options = PublishOptions(hugging_face=HubTarget(repository="me/site"))
+    with pytest.raises(InputError, match=r"key/00 has 4 files and the Hub takes 3 in a folder; select fewer pages"):
+        publish(first, options, tmp_path / "cache", print)
+    assert not hub.requests
+
+
 def test_only_one_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one of folder, git, bucket and hugging_face"):
         PublishOptions(folder=tmp_path, bucket=BucketTarget(url="s3://a"))

@@ -5,6 +5,7 @@ changed, with the token of the environment.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_FILES = 100_000
 """Files that the Hub recommends as the most of a repository."""
+MOST_FILES_OF_A_FOLDER = 10_000
+"""The Hub refuses a commit with more."""
 CARD = "README.md"
 PREFIX = "Publish "
 BRANCH = "main"
@@ -31,6 +34,12 @@ def publish(contents: Contents, target: HubTarget, report: Report) -> Publicatio
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     check_size(contents, None, "the Hub", report)
+    folder, files = Counter(str(Path(name).parent) for name in contents.files).most_common(1)[0]
+    if files > MOST_FILES_OF_A_FOLDER:
+        raise InputError(
+            f"{folder} has {files:,} files and the Hub takes {MOST_FILES_OF_A_FOLDER:,} in a folder; select fewer pages in "
+            "site.pages or publish to a bucket."
+        )
     if len(contents.files) > MOST_FILES:
         report(f"The Hub recommends at most {MOST_FILES:,} files in a repository; publish a site of this size to a bucket.")
     api, kind = HfApi(), target.kind
