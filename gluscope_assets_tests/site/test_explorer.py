@@ -518,12 +518,15 @@ STATE = (
 )
 
 
+EVERYTHING = """() => {
+  const values = [...document.querySelectorAll("#explorer select, #explorer input")].map(e => [e.value, e.checked]);
+  const [text, plot] = [document.querySelector("#explorer").innerText, document.querySelector("#plot").toDataURL()];
+  return JSON.stringify([values, text, plot]);
+}"""
+
+
 def everything(page: Page) -> str:
-    shown: str = page.evaluate("""() => {
-      const values = [...document.querySelectorAll("#explorer select, #explorer input")].map(e => [e.value, e.checked]);
-      const [text, plot] = [document.querySelector("#explorer").innerText, document.querySelector("#plot").toDataURL()];
-      return JSON.stringify([values, text, plot]);
-    }""")
+    shown: str = page.evaluate(EVERYTHING)
     return shown
 
 
@@ -543,7 +546,7 @@ def test_the_address_restores_all_that_is_seen(page: Page, address: str, browser
 
 def test_back_and_forward_lead_through_the_steps(page: Page, address: str) -> None:
     open_explorer(page, address)
-    steps = [everything(page)]
+    steps = {page.url: everything(page)}
     for act in (
         lambda: sort(page, "gate-_in+_routed_frequency"),
         lambda: fill(page, "cos_in_out", "-0.5"),
@@ -553,20 +556,16 @@ def test_back_and_forward_lead_through_the_steps(page: Page, address: str) -> No
         act()
         page.evaluate("document.activeElement.blur()")
         settle(page)
-        steps.append(everything(page))
-    assert len(set(steps)) == 5
-    for expected in reversed(steps[:-1]):
-        # A filter appears before its first bound.
-        for _ in range(3):
-            page.go_back()
-            settle(page)
-            if everything(page) == expected:
-                break
-        assert everything(page) == expected
-    for _ in range(5):
-        page.go_forward()
-        settle(page)
-    assert everything(page) == steps[-1]
+        steps[page.url] = everything(page)
+    assert len(steps) == len(set(steps.values())) == 5
+    places = list(steps)
+    for step, place in [(page.go_back, place) for place in places[-2::-1]] + [(page.go_forward, place) for place in places[1:]]:
+        # A filter appears before its first bound, so that some places are two steps apart.
+        for _ in range(2):
+            if page.url != place:
+                step()
+        assert page.url == place
+        page.wait_for_function(f"expected => ({EVERYTHING})() === expected", arg=steps[place])
 
 
 @pytest.mark.parametrize(
@@ -747,7 +746,7 @@ def test_hostile_texts_are_text(page: Page, address: str) -> None:
     assert page.locator("main img, main script").count() == 0
     assert any(HOSTILE in title for title in page.locator(".snippet").evaluate_all("all => all.map(e => e.title)"))
     page.fill("#text", HOSTILE)
-    page.wait_for_timeout(400)
+    page.wait_for_function("text => decodeURIComponent(location.hash).includes('where=text:' + text)", arg=HOSTILE)
     settle(page)
     assert counted(page) > 0
     add_token(page, "promoted", HOSTILE)
@@ -879,13 +878,13 @@ def test_a_table_beyond_the_height_of_an_element_reaches_every_row(
     assert "strongest example" not in page.locator(".head").inner_text(), "texts of so many neurons are not read unasked"
     assert page.evaluate("document.querySelector('#space').offsetHeight") <= 8_000_000
 
-    def first() -> int:
-        """The first row that is whole below the heading."""
-        top: str = page.evaluate("""() => {
-          const edge = document.querySelector(".head").getBoundingClientRect().bottom - 1;
-          return [...document.querySelectorAll(".line-row")].find(row => row.getBoundingClientRect().top >= edge).id;
-        }""")
-        return int(top.removeprefix("row-"))
+    # The first row that is whole below the heading; none while the rows of another place are not drawn yet.
+    first_row = """() => {
+      const edge = document.querySelector(".head").getBoundingClientRect().bottom - 1;
+      const rows = [...document.querySelectorAll(".line-row")];
+      const row = rows.find(row => row.getBoundingClientRect().top >= edge);
+      return row ? Number(row.id.replace("row-", "")) : -1;
+    }"""
 
     page.locator("#table").press("End")
     assert names(page)[-1] == (0, rows - 1)
@@ -893,15 +892,15 @@ def test_a_table_beyond_the_height_of_an_element_reaches_every_row(
     assert names(page)[0] == (0, 0)
     page.hover("#table")
     page.evaluate("document.querySelector('#table').scrollTop = 4_000_000")
-    page.wait_for_timeout(400)
-    middle = first()
+    page.wait_for_function(f"least => ({first_row})() >= least", arg=rows // 3)
+    middle = page.evaluate(first_row)
     assert middle == pytest.approx(rows / 2, rel=0.01)
     for step in range(1, 6):
         page.mouse.wheel(0, 320)
+        page.wait_for_function(f"least => ({first_row})() >= least", arg=middle + 10 * step - 1)
         page.wait_for_timeout(250)
-        page.wait_for_selector(f"#row-{middle + 10 * step}")
-        page.wait_for_timeout(250)
-        assert first() == pytest.approx(middle + 10 * step, abs=1), "a small step moves as far as the reader scrolled"
+        after = page.evaluate(first_row)
+        assert after == pytest.approx(middle + 10 * step, abs=1), "a small step moves as far as the reader scrolled"
     page.evaluate("document.querySelector('#table').scrollTop = 1e9")
-    page.wait_for_timeout(400)
+    page.wait_for_selector(f"#row-{rows - 1}")
     assert names(page)[-1] == (0, rows - 1)
