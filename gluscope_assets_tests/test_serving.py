@@ -105,6 +105,17 @@ def test_a_page_on_demand_is_the_page_of_a_build_that_selects_all(
         assert answer.body == path.read_bytes(), path
 
 
+def test_strips_on_demand_are_those_of_a_build_that_selects_all(
+    client: Client, few: Workplace, built_tiny: Workplace, keys: list[str]
+) -> None:
+    built = sorted(path.relative_to(built_tiny.folder.site) for path in (built_tiny.folder.site / "training").rglob("*.js"))
+    assert len(built) == 4
+    assert sum((few.folder.site / path).is_file() for path in built) == 1
+    for path in built:
+        answer = client.get(f"/{path}")
+        assert (answer.status, answer.body) == (200, (built_tiny.folder.site / path).read_bytes()), path
+
+
 def test_files_that_are_there_are_served_as_they_are(client: Client, few: Workplace, keys: list[str]) -> None:
     files = [path for path in few.folder.site.rglob("*") if path.is_file() and path.name != "neurons.js"]
     pages = sorted(path.stem for path in files if path.stem.isdigit() and path.suffix == ".html")
@@ -142,6 +153,7 @@ def test_the_manifest_names_every_neuron(client: Client, keys: list[str]) -> Non
     assert [(entry["key"], entry["name"]) for entry in manifest["checkpoints"]] == [(keys[0], "first"), (keys[1], "second")]
     layers = [{"layer": layer, "width": 12, "pages": [[0, 12]]} for layer in range(2)]
     assert all(entry["layers"] == layers for entry in manifest["checkpoints"])
+    assert manifest["training"] == {"together": 8, "layers": {"0": [[0, 12]], "1": [[0, 12]]}}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +161,8 @@ def test_the_manifest_names_every_neuron(client: Client, keys: list[str]) -> Non
     [
         "/nothing.html", "/KEY/00/12.html", "/KEY/00/-1.html", "/KEY/00/01.html", "/KEY/0/1.html", "/KEY/000/1.html",
         "/KEY/02/1.html", "/KEY/00/1.txt", "/KEY/00/1.html/", "/KEY/00/" + "9" * 5000 + ".html", "/KEY/00/columns/none.js",
-        "/other-0000000/00/1.html", "/KEY/99/", "/training/00/0.js",
+        "/other-0000000/00/1.html", "/KEY/99/",
+        "/training/00/1.js", "/training/00/16.js", "/training/02/0.js", "/training/000/0.js", "/training/00/0.html",
         "/../tiny.yaml", "/../../tiny.yaml", "/%2e%2e/%2e%2e/tiny.yaml", "/link/", "/link/none.html",
         "/..%2f..%2ftiny.yaml", "/static/../../corpus/texts.parquet",
         "//etc/passwd", "/static//site.css", "/./index.html", "/.hidden", "/static/.x", "/KEY/00/..", "/..\\..\\tiny.yaml",

@@ -203,7 +203,7 @@ def base_model(checkpoint: Checkpoint) -> "PreTrainedModel":
     config = read_config(checkpoint)
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
     except (ValueError, ImportError) as error:
         raise InputError(
             f"Checkpoint {checkpoint.name}: transformers cannot build a {config.model_type} model without other code "

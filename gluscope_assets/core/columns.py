@@ -1,7 +1,7 @@
 """Columns for the explorer: what is known of all neurons of a layer, as compact scripts that a browser fetches when needed.
 
 A layer of a checkpoint has one script for each of `GROUPS` in `site/<checkpoint key>/<layer>/columns/`, a study one script
-with its vocabulary at the site's root. Values are raw, with the orientation beside them; `site/static/explorer.js` reads,
+with its vocabulary at the site's root. Values are raw, with the orientation beside them; `site/static/explorer-data.js` reads,
 orients, sorts and filters them. Nothing is decided here about what the explorer shows, and pages of single neurons belong
 to `neuron_page`.
 
@@ -199,7 +199,7 @@ def _from_examples(
     pieces = _Pieces(decoder)
     lists: list[list[tuple[Integers, Integers]]] = [[] for _ in QUADRANTS]
     contexts: list[list[_Contexts]] = [[] for _ in QUADRANTS]
-    for batch in read_peaks(path, width):
+    for _, batch in read_peaks(path, width):
         for place, peaks in enumerate(batch):
             lists[place].append(_distinct(peaks.first, _tokens_at(corpus, peaks.text, peaks.position)))
             contexts[place].append(_contexts(peaks, corpus, pieces))
@@ -216,15 +216,16 @@ def _from_examples(
     ]
 
 
-def read_peaks(path: Path, width: int) -> Iterator[list[Peaks]]:
-    """The peaks of each quadrant, a batch of neurons at a time."""
+def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator[tuple[int, list[Peaks]]]:
+    """Batches of neurons: the first one, and the peaks of each quadrant. Of all `width`, or of at least `neurons`."""
     names = [column(quadrant, "post") for quadrant in QUADRANTS]
     wanted = dict.fromkeys(names, ("post", "text", "position"))
-    rows = 0
-    for batch in _read_batches(path, {"neuron": (), **wanted}):
-        if not np.array_equal(batch["neuron"].to_numpy(), np.arange(rows, rows + len(batch))):
-            break
-        rows += len(batch)
+    other = InputError(f"{path} does not hold the {width} neurons of its statistics; materialize quadrant_aggregates again.")
+    if pq.read_metadata(require_file(path)).num_rows != width:
+        raise other
+    for first, batch in _read_batches(path, {"neuron": (), **wanted}, range(width) if neurons is None else neurons):
+        if not np.array_equal(batch["neuron"].to_numpy(), np.arange(first, first + len(batch))):
+            raise other
         found = []
         for name in names:
             lists = with_peaks(batch[name].combine_chunks())
@@ -238,9 +239,7 @@ def read_peaks(path: Path, width: int) -> Iterator[list[Peaks]]:
                     examples.field("position").to_numpy().astype(np.int64),
                 )
             )
-        yield found
-    if rows != width:
-        raise InputError(f"{path} does not hold the {width} neurons of its statistics; materialize quadrant_aggregates again.")
+        yield first, found
 
 
 def _tokens_at(corpus: Texts, text: Integers, position: Integers) -> Integers:
@@ -377,20 +376,24 @@ def _read_leaves(path: Path, wanted: dict[str, Sequence[str]]) -> pa.Table:
         return file.read(columns=_leaves(file, wanted))
 
 
-def _read_batches(path: Path, wanted: dict[str, Sequence[str]]) -> Iterator[pa.Table]:
-    """Tables of at most `NEURONS_AT_ONCE` rows, or of one row group if that is larger."""
+def _read_batches(path: Path, wanted: dict[str, Sequence[str]], rows: range) -> Iterator[tuple[int, pa.Table]]:
+    """The first row and a table of at most `NEURONS_AT_ONCE` rows, or of one row group if that is larger; at least `rows`."""
     with pq.ParquetFile(require_file(path)) as file:
-        leaves, rows = _leaves(file, wanted), 0
+        leaves = _leaves(file, wanted)
         groups: list[int] = []
+        first = end = 0
         for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if groups and rows + size > NEURONS_AT_ONCE:
-                yield file.read_row_groups(groups, columns=leaves)
-                groups, rows = [], 0
+            low, end = end, end + file.metadata.row_group(group).num_rows
+            if end <= rows.start or low >= rows.stop:
+                continue
+            if groups and end - first > NEURONS_AT_ONCE:
+                yield first, file.read_row_groups(groups, columns=leaves)
+                groups = []
+            if not groups:
+                first = low
             groups.append(group)
-            rows += size
         if groups:
-            yield file.read_row_groups(groups, columns=leaves)
+            yield first, file.read_row_groups(groups, columns=leaves)
 
 
 def _leaves(file: pq.ParquetFile, wanted: dict[str, Sequence[str]]) -> list[str]:

@@ -6,13 +6,17 @@ to the style sheet and the templates, the counts to `distribution`.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gluscope_assets.core.distribution import Density, Edges, ticks
-from gluscope_assets.core.figures import SHADES, shaded
 
 MOST_TICKS = 5
+SHADES = 5
+"""Shades of the squares of a grid."""
 BAR = 100
 """The length of the longest bar of a margin."""
 
@@ -67,6 +71,34 @@ def picture_of(density: Density) -> Picture:
         gate_bars="".join(f"M{place}.5 {BAR}v-{size}" for place, size in _bars(counts.sum(axis=0))),
         in_bars="".join(f"M0 {place}.5h{size}" for place, size in _bars(counts.sum(axis=1))),
     )
+
+
+def shaded(counts: npt.NDArray[Any]) -> tuple[tuple[int, str], ...]:
+    """The filled squares of a grid by shade, those beside one another as one line: (shade, path) from 1, the faintest."""
+    # Logarithmic: the sparse squares far from the centre show the direction.
+    most = max(math.log(counts.max()), 1e-9)
+    # An empty square after each row keeps lines from running on into the next one.
+    shade = np.zeros((counts.shape[0], counts.shape[1] + 1), dtype=np.uint8)
+    shade[:, :-1] = np.where(counts > 0, 1 + np.minimum(SHADES * np.log(np.maximum(counts, 1)) / most, SHADES - 1), 0)
+    flat = shade.ravel()
+    first = np.flatnonzero(np.diff(flat, prepend=np.uint8(0)))
+    shade_of = flat[first]
+    # By shade: what is left over is empty. Of bytes, a stable sort takes one pass.
+    order = np.argsort(shade_of, kind="stable")
+    begins, lengths = _words(*shade.shape)
+    # A line is two words. They are looked up and joined without a step of Python's for each.
+    words = np.empty((len(order), 2), dtype=object)
+    words[:, 0], words[:, 1] = begins[first[order]], lengths[np.diff(first, append=len(flat))[order]]
+    ends = np.searchsorted(shade_of[order], np.arange(SHADES + 1), side="right").tolist()
+    paths = ((of, "".join(words[low:high].flat)) for of, low, high in zip(range(1, SHADES + 1), ends, ends[1:], strict=False))
+    return tuple((of, path) for of, path in paths if path)
+
+
+@lru_cache
+def _words(rows: int, columns: int) -> tuple["np.ndarray[tuple[int], np.dtype[np.object_]]", ...]:
+    """How a line begins at each square of a grid, row by row, and the number of squares in a line, up to a whole grid's."""
+    begins = [f"M{left} {top}.5h" for top in range(rows) for left in range(columns)]
+    return np.array(begins, dtype=object), np.array([str(length) for length in range(rows * columns + 1)], dtype=object)
 
 
 def _place(value: float, edges: Edges) -> float:

@@ -8,11 +8,10 @@ depends on how large the plot is shown. Colours, sizes and words belong to the s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gluscope_assets.core.density import shaded
 from gluscope_assets.core.findings import Finding, Floats, LayerFinding
 
 MOST_MARKS = 2000
@@ -20,8 +19,7 @@ MOST_MARKS = 2000
 BOX = 1000
 """Width and height of the box that marks are placed in."""
 COLUMNS, ROWS = 48, 36
-SHADES = 5
-"""A grid has so many squares, in so many shades."""
+"""Squares of a grid."""
 MOST_TICKS = 5
 LAYINGS = 4
 """Marks are spread over so many paths: those of one path do not darken where they overlap, those of several do."""
@@ -118,22 +116,3 @@ def _panel(layer: LayerFinding, across: Axis, up: Axis) -> Panel:
         return Panel(layer, tuple("".join(dots[first::LAYINGS]) for first in range(min(LAYINGS, len(dots)))), ())
     counts, _, _ = np.histogram2d(y, x, bins=(ROWS, COLUMNS), range=((0, 1), (0, 1)))
     return Panel(layer, (), shaded(counts))
-
-
-def shaded(counts: npt.NDArray[Any]) -> tuple[tuple[int, str], ...]:
-    """The filled squares of a grid by shade, those beside one another as one line."""
-    # Logarithmic: the sparse squares far from the centre show the direction.
-    most = max(math.log(counts.max()), 1e-9)
-    shade = np.where(counts > 0, 1 + np.minimum(SHADES * np.log(np.maximum(counts, 1)) / most, SHADES - 1), 0).astype(int)
-    # An empty square after each row keeps lines from running on into the next one.
-    width = shade.shape[1] + 1
-    apart = np.zeros((len(shade), width), dtype=int)
-    apart[:, :-1] = shade
-    flat = apart.ravel()
-    first = np.flatnonzero(np.diff(flat, prepend=0))
-    length, row, column = np.diff(first, append=len(flat)), first // width, first % width
-    paths: dict[int, list[str]] = {}
-    for of, left, top, run in zip(flat[first].tolist(), column.tolist(), row.tolist(), length.tolist(), strict=True):
-        if of:
-            paths.setdefault(of, []).append(f"M{left} {top}.5h{run}")
-    return tuple((shade, "".join(paths[shade])) for shade in sorted(paths))

@@ -41,6 +41,10 @@ def format_share(share: float) -> str:
     return f"{percent:.2f}%" if percent < 10 else f"{percent:.1f}%"
 
 
+_FIXED = tuple(f"%.{digits}f" for digits in range(32))
+"""Made once: a page has hundreds of numbers."""
+
+
 def format_number(value: float | None, digits: int = 4) -> str:
     """`digits` significant digits with a true minus sign; a dash for what is not there."""
     if value is None or not math.isfinite(value):
@@ -49,7 +53,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if -3 <= size < 7:
-        text = f"{value:.{max(digits - 1 - size, 0)}f}"
+        text = _FIXED[max(digits - 1 - size, 0)] % value
     else:
         fraction, exponent = f"{value:.{digits - 1}e}".split("e")
         text = f"{fraction}e{int(exponent)}"

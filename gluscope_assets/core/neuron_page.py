@@ -11,9 +11,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,11 @@ from gluscope_assets.core.files import read_provenance, require_file
 from gluscope_assets.core.formats import Place, format_number, safe_json, signed
 from gluscope_assets.core.page_data import (
     ExampleColumn,
+    Kept,
     PackedExamples,
+    RankedExamples,
     SampleWindows,
     ShownTexts,
-    Texts,
     Vocabulary,
     Windows,
     pack_examples,
@@ -42,7 +44,6 @@ from gluscope_assets.core.page_data import (
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.templates import environment
-from gluscope_assets.core.tokens import TokenDecoder
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -78,8 +79,7 @@ class QuadrantView:
     examples: list["StaticExample"] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class StaticExample:
+class StaticExample(NamedTuple):
     """One line of text with its peak, for readers without JavaScript."""
 
     post: float
@@ -152,15 +152,15 @@ class LayerPages:
         layer: int,
         aggregate: Path,
         weights: Path,
-        corpus: Texts,
-        decoder: TokenDecoder,
+        texts: ShownTexts,
+        vocabulary: Vocabulary,
         activation: str,
         count_special_tokens: bool = False,
         complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
     ) -> None:
         self._complete = complete
         self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
-        self.corpus, self.view, self.activation = ShownTexts(corpus), site_map.view, activation
+        self.texts, self.view, self.activation = texts, site_map.view, activation
         self.function = activation_function(activation)
         self.neurons = site_map.neurons(checkpoint_key, layer)
         """Those that get a page when the site is built. Any other can be asked for."""
@@ -169,12 +169,10 @@ class LayerPages:
         self._weights = NeuronTable(weights)
         self._examples = NeuronTable(aggregate / "examples.parquet", lists)
         self._sample = NeuronTable(aggregate / "sample.parquet", ["gate", "in"])
-        positions = pq.read_table(require_file(aggregate / "positions.parquet"))
-        text, position = (positions[name].to_numpy().astype(np.int64) for name in ("text", "position"))
-        self._sample_windows = SampleWindows(text, position, corpus)
+        self._positions = require_file(aggregate / "positions.parquet")
         self._several = self._statistics.has_several_mlps()
         self._baselines = read_provenance(weights).get("random_baseline", {})
-        self._vocabulary = Vocabulary(decoder)
+        self._vocabulary = vocabulary
         self._template = environment().get_template("neuron.html")
         provenance = read_provenance(aggregate / "statistics.parquet")
         self._shared = {
@@ -187,9 +185,15 @@ class LayerPages:
             "view": site_map.view,
             "provenance": _shown_provenance(provenance),
             "weights_hash": str(provenance.get("weights_hash", "")),
-            "special": [] if count_special_tokens else sorted(corpus.special_token_ids),
+            "special": [] if count_special_tokens else sorted(texts.special_token_ids),
             "version": gluscope_assets.__version__,
         }
+
+    @cached_property
+    def _sample_windows(self) -> SampleWindows:
+        positions = pq.ParquetFile(self._positions).read()
+        text, position = (positions[name].to_numpy().astype(np.int64) for name in ("text", "position"))
+        return self.texts.around(text, position)
 
     def pages(self, neurons: Iterable[int]) -> Iterator[NeuronPage]:
         """The pages of `neurons` in the tables' order. InputError if the tables lack one."""
@@ -203,10 +207,11 @@ class LayerPages:
             statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
             sample, examples = self._sample.read(first, end), self._complete(self._examples.read(first, end))
             lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
+            signs = np.array([self._sign(row) for row in weights])
             gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
-            for neuron in chosen:
-                row = neuron - first
-                yield self._page(statistics[row], weights[row], lists, row, gates[row], ins[row])
+            own, others = (RankedExamples(lists, names, signs) for names in (FIRST_LISTS, OTHER_LISTS))
+            for row in (neuron - first for neuron in chosen):
+                yield self._page(statistics[row], weights[row], own.of(row), others.of(row), gates[row], ins[row])
             wanted.difference_update(chosen)
         if wanted:
             raise InputError(
@@ -214,34 +219,33 @@ class LayerPages:
                 "materialize quadrant_aggregates again."
             )
 
+    def _sign(self, weights: Mapping[str, Any]) -> int:
+        """What in and post of a neuron are multiplied by on its page."""
+        return int(weights["orientation"]) if self.view == "oriented" else 1
+
     def _page(
         self,
         statistics: dict[str, Any],
         weights: dict[str, Any],
-        lists: Mapping[tuple[str, str], ExampleColumn],
-        row: int,
-        gate: Floats,
-        in_: Floats,
+        own: Windows,
+        others: Windows,
+        gate: Kept,
+        in_: Kept,
     ) -> NeuronPage:
-        neuron, orientation = statistics["neuron"], int(weights["orientation"])
-        sign = orientation if self.view == "oriented" else 1
+        neuron, orientation, sign = statistics["neuron"], int(weights["orientation"]), self._sign(weights)
         quadrant_of = {name: oriented_quadrant(name, sign) for name in QUADRANTS}
-        sampled = SampledNeuron.from_gate_and_in(gate, in_, sign, self.function)
-
-        def ranked(names: Iterable[tuple[str, str]]) -> list[Windows]:
-            odd = ("in", "post")
-            return [lists[quadrant_of[name], of].windows(row, sign, of in odd) for name, of in names]
-
-        first = pack_examples(ranked(FIRST_LISTS), self.corpus, self._vocabulary)
-        chosen: list[tuple[Integers, list[float]]] = [(sampled.random_examples(number), []) for number in range(len(QUADRANTS))]
-        chosen += [sampled.quantile_examples(number) for number in range(len(QUADRANTS))]
-        windows = [
-            self._sample_windows.windows(sampled.place[at], sampled.values[0, at], sampled.values[1, at], sampled.values[3, at])
-            for at, _ in chosen
-        ]
-        rest = pack_examples([*ranked(OTHER_LISTS), *windows], self.corpus, self._vocabulary)
+        sampled = SampledNeuron.from_gate_and_in(gate.astype(np.float32), in_.astype(np.float32), sign, self.function)
+        first = pack_examples([own], self.texts, self._vocabulary)
+        chosen = [sampled.random_examples(number) for number in range(len(QUADRANTS))]
+        quantiles = [sampled.quantile_examples(number) for number in range(len(QUADRANTS))]
+        chosen += [at for at, _ in quantiles]
+        at = np.concatenate(chosen)
+        # In the type that they are stored in, which holds them all.
+        gates, ins = sampled.values[:2, at].astype(gate.dtype)
+        random = self._sample_windows.windows([*map(len, chosen)], sampled.place[at], gates, ins, sampled.values[3, at])
+        rest = pack_examples([others, random], self.texts, self._vocabulary)
         quadrants = _quadrants(statistics, quadrant_of, sign, sampled)
-        for quadrant, examples in zip(quadrants, _static_examples(first, self.corpus, self._vocabulary), strict=True):
+        for quadrant, examples in zip(quadrants, _static_examples(first, self.texts, self._vocabulary), strict=True):
             quadrant.examples.extend(examples)
         place = bisect_left(self.neurons, neuron)
         text = self._template.render(
@@ -272,7 +276,7 @@ class LayerPages:
         }
         before, after = text.encode("utf-8", "replace").split(DATA.encode())
         name = f"{self.checkpoint_key}/{self.layer}/{neuron}"
-        data = _with_examples({"quantiles": [quantiles for _, quantiles in chosen[len(QUADRANTS) :]]}, rest)
+        data = _with_examples({"quantiles": [found for _, found in quantiles]}, rest)
         files = {
             f"{neuron}.html": b"".join([before, _with_examples(facts, first, quadrants), after]),
             f"{neuron}.js": b"".join([f"gluscope.provide({safe_json(name)},".encode(), data, b");\n"]),
@@ -317,10 +321,10 @@ class NeuronTable:
         return table["expert"].null_count < table.num_rows or not table["index"].equals(table["neuron"])
 
 
-def _rows_of(column: pa.ChunkedArray) -> Floats:
+def _rows_of(column: pa.ChunkedArray) -> Kept:
     """[neurons, sample] of a column of lists, NaN for null."""
     cells = column.combine_chunks()
-    values: Floats = cells.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    values: Kept = cells.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(cells), -1)
 
 
@@ -395,9 +399,9 @@ def _static_examples(packed: PackedExamples, texts: ShownTexts, vocabulary: Voca
                 StaticExample(
                     post=post,
                     value=signed(post),
-                    left=_SPACES.sub("  ", _line(shown[low:at])),
+                    left=_short(shown[low:at]),
                     peak=_line(shown[at : at + 1]) or REST,
-                    right=_SPACES.sub("  ", _line(shown[at + 1 : high])),
+                    right=_short(shown[at + 1 : high]),
                     document=texts.source_of(text)[0],
                     text=text,
                     position=position,
@@ -410,6 +414,12 @@ def _static_examples(packed: PackedExamples, texts: ShownTexts, vocabulary: Voca
 def _line(pieces: Sequence[str]) -> str:
     """Pieces on one line."""
     return "".join(pieces).replace("\n", "")
+
+
+def _short(pieces: Sequence[str]) -> str:
+    """Pieces on one line, runs of spaces shortened."""
+    line = _line(pieces)
+    return _SPACES.sub("  ", line) if "   " in line else line
 
 
 def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:

@@ -229,7 +229,7 @@ class _Examples:
             raise InputError(f"{layer.source.aggregate} has no windows in {name}; fill them with windows.write_windows first.")
         self.layer, self.found = layer, ExampleColumn.from_arrow(lists)
         act = activation_function(str(read_provenance(layer.source.aggregate / "statistics.parquet")["activation"])).of_array
-        gate, in_ = self.found.gate, self.found.in_
+        gate, in_ = (cells.astype(np.float32) for cells in (self.found.gate, self.found.in_))
         with np.errstate(invalid="ignore"):
             inside = (gate > 0 if quadrant[4] == "+" else gate < 0) & (in_ > 0 if quadrant[8] == "+" else in_ < 0)
             size = np.abs(act(gate) * in_)

@@ -7,7 +7,7 @@ into the site.
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
@@ -23,11 +23,14 @@ from gluscope_assets.core.formats import Place
 from gluscope_assets.core.neuron_page import LayerPages, Summary
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.orientation import scan_neurons
+from gluscope_assets.core.page_data import ShownTexts, Vocabulary
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.rendering import LayerSource
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.site_map import MANIFEST, layer_entry, manifest_text, read_manifest
 from gluscope_assets.core.tokens import TokenDecoder
+from gluscope_assets.core.training import FOLDER as TRAINING
+from gluscope_assets.core.training import CheckpointTables, compared, neurons_together, write_training
 
 MOST_LAYERS, MOST_PAGES, MOST_DECODERS = 4, 64, 2
 """Layers that stay open, neurons whose files stay in memory, and tokenizers that do."""
@@ -36,6 +39,7 @@ _LAYER_FILE = re.compile(
     r"(?P<key>[^/]+)/(?P<layer>\d{2,4})/"
     rf"(?:(?P<neuron>0|[1-9]\d{{0,8}})\.(?:html|js)|(?P<index>index\.html)|{COLUMNS}/(?:{'|'.join(GROUPS)})\.js)"
 )
+_STRIPS = re.compile(rf"{TRAINING}/(?P<layer>\d{{2,4}})/(?P<first>0|[1-9]\d{{0,8}})\.js")
 _OTHER_FILE = re.compile(r"(?:static/)?[\w-]+\.\w+")
 
 Made = TypeVar("Made")
@@ -53,7 +57,13 @@ class OnDemand:
 
     def __init__(self, site: Path, sources: Sequence[LayerSource]) -> None:
         self.site, self.site_map = site, sources[0].site_map
+        self._widths = dict(self.site_map.layers)
         self.sources = {(source.checkpoint_key, source.layer): source for source in sources}
+        tables: dict[int, list[CheckpointTables]] = {}
+        for source in sources:
+            of_layer = tables.setdefault(source.layer, [])
+            of_layer.append(CheckpointTables(source.checkpoint_key, source.aggregate, source.weights))
+        self._compared = compared(tables)
         self._lock = Lock()
         self._layers: OrderedDict[Hashable, LayerPages] = OrderedDict()
         self._pages: OrderedDict[Hashable, dict[str, bytes]] = OrderedDict()
@@ -67,23 +77,37 @@ class OnDemand:
         self._scratch.cleanup()
 
     def manifest(self) -> bytes:
-        """The built site's manifest with a page for every neuron of the layers that have tables."""
-        built = read_manifest(self.site) if (self.site / MANIFEST).is_file() else {}
-        widths, entries = dict(self.site_map.layers), built.get("checkpoints", [])
+        """The built site's manifest with a page and a strip for every neuron of the layers that have tables."""
+        built = self._built()
+        entries = built.get("checkpoints", [])
         layers = {(entry["key"], layer["layer"]): layer for entry in entries for layer in entry["layers"]}
-        layers |= {(key, layer): layer_entry(self.site_map, layer, [[0, widths[layer]]]) for key, layer in self.sources}
+        layers |= {(key, layer): layer_entry(self.site_map, layer, [[0, self._widths[layer]]]) for key, layer in self.sources}
         names = {**dict(self.site_map.checkpoints), **{entry["key"]: entry["name"] for entry in entries}}
         entries = [
             {"key": key, "name": name, "layers": [layers[place] for place in sorted(layers) if place[0] == key]}
             for key, name in names.items()
         ]
         facts = {"study": self.site_map.study, "view": self.site_map.view}
-        return manifest_text({**facts, **built, "checkpoints": entries}).encode()
+        strips = {
+            "together": self._together(built),
+            "layers": {str(layer): [[0, self._widths[layer]]] for layer in self._compared},
+        }
+        return manifest_text({**facts, **built, "checkpoints": entries, "training": strips}).encode()
+
+    def _built(self) -> dict[str, Any]:
+        """The manifest of the built site."""
+        return read_manifest(self.site) if (self.site / MANIFEST).is_file() else {}
+
+    def _together(self, built: Mapping[str, Any]) -> int:
+        """How many neurons share a script of strips: as many as in those of the built site, beside which new ones stand."""
+        return int((built.get("training") or {}).get("together", neurons_together(self._compared)))
 
     def file(self, name: str) -> bytes | None:
         """The content of a file; None if the study has none of that name. InputError if a table lacks something."""
         if name == MANIFEST:
             return self.manifest()
+        if found := _STRIPS.fullmatch(name):
+            return self._strips(name, int(found["layer"]), int(found["first"]))
         found = _LAYER_FILE.fullmatch(name)
         if found is None:
             return self._written(name, None) if _OTHER_FILE.fullmatch(name) else None
@@ -99,7 +123,7 @@ class OnDemand:
 
     def _page(self, source: LayerSource, neuron: int) -> dict[str, bytes]:
         """The files of one neuron; none if the layer has no such neuron."""
-        if neuron >= dict(self.site_map.layers)[source.layer]:
+        if neuron >= self._widths[source.layer]:
             return {}
         with self._lock:
             place = _stamp(source), neuron
@@ -111,7 +135,8 @@ class OnDemand:
 
         def opened() -> LayerPages:
             corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
-            return source.open(corpus, self._decoder(source.tokenizer), partial(self._with_windows, source, corpus))
+            vocabulary = Vocabulary(self._decoder(source.tokenizer))
+            return source.open(ShownTexts(corpus), vocabulary, partial(self._with_windows, source, corpus))
 
         return _remembered(self._layers, MOST_LAYERS, stamp, opened)
 
@@ -126,6 +151,19 @@ class OnDemand:
         neurons = examples["neuron"].to_pylist()
         of_layer = examples.append_column("layer", pa.array([source.layer] * len(neurons), pa.int32()))
         return fill_windows(of_layer, self._model(source.tokenizer), corpus, neurons, options)
+
+    def _strips(self, name: str, layer: int, first: int) -> bytes | None:
+        """The script with the strips of some neurons; None if no script of the site has this name."""
+        together, tables = self._together(self._built()), self._compared.get(layer, ())
+        if not tables or name != f"{TRAINING}/{layer:02d}/{first}.js" or first not in range(0, self._widths[layer], together):
+            return None
+        source, scratch = self.sources[tables[-1].key, layer], Path(self._scratch.name)
+        with self._lock:
+            if not (scratch / name).is_file():
+                corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
+                decoder = self._decoder(source.tokenizer)
+                write_training(scratch / TRAINING, layer, tables, [first], together, corpus, decoder)
+            return (scratch / name).read_bytes()
 
     def _written(self, name: str, source: LayerSource | None) -> bytes | None:
         """A file that is made together with others, on disk."""

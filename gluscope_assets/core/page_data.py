@@ -5,9 +5,8 @@ as a segment; every example points into one.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from isal import isal_zlib
 
+from gluscope_assets.core.quadrants import oriented_quadrant
 from gluscope_assets.core.tokens import TokenDecoder, visible
 
 MOST_EXAMPLES = 16
@@ -29,6 +29,8 @@ MOST_REMEMBERED = 1 << 16
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Kept = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+"""Gate or in of the positions of windows and of the sample, as tables keep them."""
 
 
 class Texts(Protocol):
@@ -45,16 +47,36 @@ class Texts(Protocol):
 
 
 class ShownTexts:
-    """Texts as pages show them. What was asked for is kept: neurons share their texts."""
+    """Texts as pages show them. What was asked for is kept: neurons share their texts, and layers their sample."""
 
     def __init__(self, texts: Texts) -> None:
         self.special_token_ids, self.tokens_of = texts.special_token_ids, texts.tokens_of
         self._texts = texts
-        self.source_of = lru_cache(MOST_REMEMBERED)(self._source_of)
+        self._sources: dict[int, tuple[str, int]] = {}
+        self._around: SampleWindows | None = None
 
-    def _source_of(self, text: int) -> tuple[str, int]:
+    def source_of(self, text: int) -> tuple[str, int]:
         """The visible name of a text's document, and where the text starts in it, in tokens."""
-        return visible(self._texts.document_of(text)), self._texts.start_of(text)
+        found = self._sources.get(text)
+        if found is None:
+            if len(self._sources) == MOST_REMEMBERED:
+                self._sources.clear()
+            found = self._sources[text] = visible(self._texts.document_of(text)), self._texts.start_of(text)
+        return found
+
+    def sources(self, texts: list[int]) -> list[tuple[str, int]]:
+        """Those of `texts`."""
+        try:
+            return [self._sources[text] for text in texts]
+        except KeyError:
+            return [self.source_of(text) for text in texts]
+
+    def around(self, text: Integers, position: Integers) -> "SampleWindows":
+        """The windows around sampled positions."""
+        known = self._around
+        if known is None or not (np.array_equal(known.text, text) and np.array_equal(known.position, position)):
+            known = self._around = SampleWindows(text, position, self)
+        return known
 
 
 class Vocabulary:
@@ -125,20 +147,24 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Windows:
-    """Examples of one neuron with what is known of the positions around their peaks."""
+    """Lists of examples of one neuron with what is known of the positions around their peaks."""
 
+    lists: list[int]
+    """Examples in each list."""
     value: Floats
     post: Floats
     text: Integers
     position: Integers
     low: Integers
-    """These five are [examples]; `low` is the first position of the window."""
+    """These five are [examples], list by list; `low` is the first position of the window."""
     length: Integers
     """[examples], positions of the window; those of the arrays below follow one another."""
     token: npt.NDArray[np.int32]
-    gate: Floats
+    gate: Kept
     """NaN where nothing is known: the position was not routed to the neuron's expert, or its values are not kept."""
-    in_: Floats
+    in_: Kept
+    known: Integers | None
+    """The positions whose gate and in are not NaN; None if that is all of them."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +182,9 @@ class ExampleColumn:
     window: Integers
     """[examples + 1]; example e has the positions window[e]:window[e + 1] of the three arrays below."""
     token: npt.NDArray[np.int32]
-    gate: Floats
-    in_: Floats
+    gate: Kept
+    in_: Kept
+    """As they are stored, in 16 bits or 32."""
 
     @classmethod
     def from_arrow(cls, column: pa.ListArray) -> "ExampleColumn":
@@ -166,48 +193,82 @@ class ExampleColumn:
         rows = column.flatten()
         fields = {field.name: values for field, values in zip(rows.type, rows.flatten(), strict=True)}
 
-        def numbers(name: str, dtype: type) -> npt.NDArray[Any]:
+        def cells(name: str) -> npt.NDArray[Any]:
             values = fields[name]
             if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
                 values = values.flatten()
-            cells: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-            return cells
+            return values.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
         return cls(
             first=_offsets(column),
-            value=numbers("value", np.float32),
-            post=numbers("post", np.float32),
-            text=numbers("text", np.int64),
-            position=numbers("position", np.int64),
-            start=numbers("start", np.int64),
+            value=cells("value").astype(np.float32, copy=False),
+            post=cells("post").astype(np.float32, copy=False),
+            text=cells("text").astype(np.int64),
+            position=cells("position").astype(np.int64),
+            start=cells("start").astype(np.int64),
             window=_offsets(fields["token"]),
-            token=numbers("token", np.int32),
-            gate=numbers("gate", np.float32),
-            in_=numbers("in", np.float32),
+            token=cells("token").astype(np.int32, copy=False),
+            gate=cells("gate"),
+            in_=cells("in"),
         )
 
-    def windows(self, neuron: int, sign: int, odd: bool) -> Windows:
-        """The examples of row `neuron` that a page shows, in and post multiplied by `sign`; the value too if it is `odd`."""
-        head = int(self.first[neuron])
-        end = min(int(self.first[neuron + 1]), head + MOST_EXAMPLES)
-        rows = slice(head, end)
-        position, start = self.position[rows], self.start[rows]
-        first = self.window[head : end + 1]
-        low = np.maximum(start, position - MOST_BEFORE)
-        length = np.minimum(start + np.diff(first), position + 1 + MOST_AFTER) - low
-        cells: slice | Integers = slice(int(first[0]), int(first[-1]))
-        if int(length.sum()) < int(first[-1] - first[0]):
-            cells = ranges(first[:-1] + low - start, length)
-        value, post, in_ = self.value[rows], self.post[rows], self.in_[cells]
-        if sign < 0:
-            value, post, in_ = -value if odd else value, -post, -in_
-        return Windows(value, post, self.text[rows], position, low, length, self.token[cells], self.gate[cells], in_)
+
+class RankedExamples:
+    """Lists of a batch of neurons as their pages show them: cut to what a page shows, oriented, by neuron, then list."""
+
+    def __init__(
+        self, columns: Mapping[tuple[str, str], ExampleColumn], names: Sequence[tuple[str, str]], signs: Integers
+    ) -> None:
+        """The lists `names`, (quadrant, activation), of neurons whose in and post are multiplied by `signs` [neurons].
+
+        With a quadrant, `names` and `columns` hold the one with the other sign of in.
+        """
+        parts, lists = [columns[name] for name in names], np.arange(len(names))
+        self._turned = signs < 0
+        swapped = np.array([names.index((oriented_quadrant(quadrant, -1), ranked)) for quadrant, ranked in names])
+        stored = np.where(self._turned[:, None], swapped, lists)
+        """[neurons, lists], the column that holds what a page shows as a list."""
+        first, neurons = np.stack([part.first for part in parts]), np.arange(len(signs))[:, None]
+        head = first[stored, neurons]
+        self._counts = np.minimum(first[stored, neurons + 1] - head, MOST_EXAMPLES)
+
+        def joined(name: str) -> npt.NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        before = np.cumsum([0, *(len(part.value) for part in parts[:-1])])
+        examples = ranges((head + before[stored]).ravel(), self._counts.ravel())
+        value, post, start = (joined(name)[examples] for name in ("value", "post", "start"))
+        self._text, self._position = joined("text")[examples], joined("position")[examples]
+        before = np.cumsum([0, *(len(part.token) for part in parts[:-1])])
+        cell = np.concatenate([part.window[:-1] + cells for part, cells in zip(parts, before, strict=True)])[examples]
+        known = np.concatenate([np.diff(part.window) for part in parts])[examples]
+        self._low = np.maximum(start, self._position - MOST_BEFORE)
+        self._length = np.minimum(start + known, self._position + 1 + MOST_AFTER) - self._low
+        cells = ranges(cell + self._low - start, self._length)
+        self._token, self._gate, self._in = (joined(name)[cells] for name in ("token", "gate", "in_"))
+        self._has_gaps = bool(np.isnan(self._gate).any())
+        odd = np.array([ranked in ("in", "post") for _, ranked in names])
+        self._value = np.where(np.repeat(self._turned[:, None] & odd, self._counts.ravel()), -value, value)
+        self._post = np.where(np.repeat(self._turned, self._counts.sum(axis=1)), -post, post)
+        self._examples = np.concatenate([[0], np.cumsum(self._counts.sum(axis=1))]).tolist()
+        self._cells = np.concatenate([[0], np.cumsum(self._length)])[self._examples].tolist()
+
+    def of(self, neuron: int) -> Windows:
+        """Those of the neuron at a place of the batch."""
+        rows = slice(self._examples[neuron], self._examples[neuron + 1])
+        cells = slice(self._cells[neuron], self._cells[neuron + 1])
+        gate, in_ = self._gate[cells], self._in[cells]
+        return Windows(
+            self._counts[neuron].tolist(), self._value[rows], self._post[rows], self._text[rows], self._position[rows],
+            self._low[rows], self._length[rows], self._token[cells], gate,
+            _negative(in_) if self._turned[neuron] else in_, np.flatnonzero(~np.isnan(gate)) if self._has_gaps else None,
+        )  # fmt: skip
 
 
 class SampleWindows:
     """The texts around the sampled positions, which are the same for all neurons."""
 
-    def __init__(self, text: Integers, position: Integers, texts: Texts) -> None:
+    def __init__(self, text: Integers, position: Integers, texts: Texts | ShownTexts) -> None:
         self.text, self.position = text, position
         tokens = [texts.tokens_of(int(number)) for number in text]
         self.low = np.maximum(position - SAMPLE_BEFORE, 0)
@@ -218,15 +279,17 @@ class SampleWindows:
         parts = [part[low:end] for part, low, end in bounds]
         self.token = np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, dtype=np.int32)
 
-    def windows(self, place: Integers, gate: Floats, in_: Floats, post: Floats) -> Windows:
-        """The windows of the sampled positions `place`, each of which has gate, in and post: nothing is kept around them."""
+    def windows(self, lists: list[int], place: Integers, gate: Kept, in_: Kept, post: Floats) -> Windows:
+        """Lists of sampled positions `place`, each of which has gate, in and post: nothing is kept around them."""
         length = self.length[place]
         low, position = self.low[place], self.position[place]
         cells = ranges(self.first[place], length)
         peak = np.cumsum(length) - length + position - low
-        around = np.full((2, len(cells)), np.nan, dtype=np.float32)
+        around = np.full((2, len(cells)), np.nan, dtype=gate.dtype)
         around[0, peak], around[1, peak] = gate, in_
-        return Windows(post, post, self.text[place], position, low, length, self.token[cells], around[0], around[1])
+        return Windows(
+            lists, post, post, self.text[place], position, low, length, self.token[cells], around[0], around[1], peak
+        )
 
 
 @dataclass(frozen=True)
@@ -266,11 +329,11 @@ class PackedExamples:
         return shown
 
 
-def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocabulary) -> PackedExamples:
+def pack_examples(parts: Sequence[Windows], texts: ShownTexts, vocabulary: Vocabulary) -> PackedExamples:
     """Pack lists of one neuron's examples. Where windows overlap, the values of the earlier list stay."""
-    value, post, text, position, low, length, token, gate, in_ = (
-        np.concatenate([getattr(windows, name) for windows in lists])
-        for name in ("value", "post", "text", "position", "low", "length", "token", "gate", "in_")
+    value, post, text, position, low, length, token = (
+        np.concatenate([getattr(windows, name) for windows in parts])
+        for name in ("value", "post", "text", "position", "low", "length", "token")
     )
     order, segment, segment_text, segment_low, segment_length = _segments(text, low, low + length)
     segment_first = np.cumsum(segment_length) - segment_length
@@ -282,14 +345,21 @@ def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocab
     positions = int(segment_length.sum())
     tokens = np.zeros(positions, dtype=np.int64)
     tokens[target] = token
-    gates, ins = np.full((2, positions), np.nan, dtype=np.float32)
+    gates, ins = np.full((2, positions), np.nan, dtype=np.result_type(*(windows.gate for windows in parts)))
+    end = len(target)
     # Backwards: of several values for a place the last one stays.
-    known = np.flatnonzero(~np.isnan(gate))[::-1]
-    gates[target[known]], ins[target[known]] = gate[known], in_[known]
+    for windows in reversed(parts):
+        begin = end - len(windows.token)
+        known = slice(None) if windows.known is None else windows.known
+        places = target[begin:end][known][::-1]
+        gates[places], ins[places] = windows.gate[known][::-1], windows.in_[known][::-1]
+        end = begin
 
     piece, identities, split = _pieces(tokens, segment_text, segment_low, segment_first, texts, vocabulary)
-    document_of, start_of = zip(*map(texts.source_of, segment_text.tolist()), strict=True) if len(segment_text) else ((), ())
-    documents = {name: place for place, name in enumerate(dict.fromkeys(document_of))}
+    sources = texts.sources(segment_text.tolist())
+    start_of = np.array([start for _, start in sources], dtype=np.int64)
+    documents: dict[str, int] = {}
+    document = [documents.setdefault(name, len(documents)) for name, _ in sources]
     narrow_gates, wide_gates = _narrow(gates)
     narrow_ins, wide_ins = _narrow(ins)
     strings = [
@@ -299,21 +369,15 @@ def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocab
         "\0".join(documents).encode("utf-8", "replace"),
     ]
     numbers = [
-        planes(identities, "<u4"),
-        planes(segment_text, "<u4"),
-        planes(start_of, "<u4"),
-        planes(segment_low, "<u4"),
-        planes(np.array([documents[name] for name in document_of]), "<u2"),
-        planes(segment_length, "<u2"),
-        planes(value, "<f4"),
-        planes(post, "<f4"),
-        planes(segment_of, "<u2"),
-        planes(offset, "<u2"),
-        planes(offset + position - low, "<u2"),
-        planes(offset + length, "<u2"),
-        planes(piece, "<u2"),
-        planes(narrow_gates, "<f2"),
-        planes(narrow_ins, "<f2"),
+        planes(np.concatenate([identities, segment_text, start_of, segment_low]), "<u4"),
+        planes(np.concatenate([value, post]), "<f4"),
+        planes(
+            np.concatenate(
+                [document, segment_length, segment_of, offset, offset + position - low, offset + length, piece], dtype=np.int64
+            ),
+            "<u2",
+        ),
+        planes(np.concatenate([narrow_gates, narrow_ins]), "<f2"),
         *(
             part
             for wide, values in ((wide_gates, gates), (wide_ins, ins))
@@ -331,7 +395,7 @@ def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocab
             "wideGates": len(wide_gates),
             "wideIns": len(wide_ins),
         },
-        lists=[len(windows.text) for windows in lists],
+        lists=[count for windows in parts for count in windows.lists],
         post=post,
         text=text,
         position=position,
@@ -349,18 +413,20 @@ def _segments(text: Integers, low: Integers, high: Integers) -> tuple[Integers, 
 
     Returns the windows' order by (text, low), the segment of each in that order, and text, low and length of each segment.
     """
-    order = np.lexsort((low, text))
+    # Texts are set so far apart on one line that windows of two texts never touch.
+    apart = int(high.max(initial=0)) + 2
+    begin = text * apart + low
+    order = np.argsort(begin, kind="stable")
     if not len(order):
         empty = np.zeros(0, dtype=np.int64)
         return order, empty, empty, empty, empty
-    # Texts are set so far apart on one line that windows of two texts never touch.
-    apart = int(high.max()) + 2
-    begin, end = text[order] * apart + low[order], text[order] * apart + high[order]
+    begin, end = begin[order], (text * apart + high)[order]
     reached = np.maximum.accumulate(end)
     fresh = np.concatenate([[True], begin[1:] > reached[:-1]])
     heads = np.flatnonzero(fresh)
     tails = np.concatenate([heads[1:], [len(order)]]) - 1
-    return order, np.cumsum(fresh) - 1, text[order][heads], low[order][heads], reached[tails] - begin[heads]
+    leading = order[heads]
+    return order, np.cumsum(fresh) - 1, text[leading], low[leading], reached[tails] - begin[heads]
 
 
 def _pieces(
@@ -378,7 +444,9 @@ def _pieces(
     count = np.bincount(tokens)
     unique = np.flatnonzero(count)
     # Frequent pieces get small numbers: that leaves the high bytes almost constant.
-    ordered = unique[np.argsort(-count[unique], kind="stable")]
+    rarity = -count[unique]
+    # A stable sort of 16 bits takes two passes.
+    ordered = unique[np.argsort(rarity.astype(np.int16) if len(tokens) < 1 << 15 else rarity, kind="stable")]
     # From here on a table of places: each token's in `ordered`.
     count[ordered] = np.arange(len(ordered))
     piece = count[tokens]
@@ -396,15 +464,25 @@ def _pieces(
     return piece, ordered, [shown for _, shown in entries]
 
 
-def _narrow(values: Floats) -> tuple[npt.NDArray[np.float16], Integers]:
+def _narrow(values: Kept) -> tuple[npt.NDArray[np.float16], Integers]:
     """`values` in 16 bits, and the places of those that 16 bits would turn into 0 or infinity."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = values.astype(np.float16)
     # As bits, which are compared faster than 16-bit floats. NaN stays: it marks what is not known.
     size = narrow.view(np.uint16) & 0x7FFF
-    wide = np.flatnonzero((size == 0x7C00) | ((size == 0) & (values != 0)))
+    lost = size == 0x7C00
+    if values.dtype != np.float16:
+        lost |= (size == 0) & (values != 0)
+    wide = np.flatnonzero(lost)
     narrow[wide] = 0
     return narrow, wide
+
+
+def _negative(values: Kept) -> Kept:
+    """-values. By its sign bits: there is no arithmetic of 16-bit floats."""
+    bits = values.view(np.dtype(f"u{values.itemsize}"))
+    turned: Kept = (bits ^ bits.dtype.type(1 << (8 * values.itemsize - 1))).view(values.dtype)
+    return turned
 
 
 def planes(values: npt.ArrayLike, dtype: str) -> bytes:

@@ -8,13 +8,15 @@ import os
 import signal
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +25,14 @@ from gluscope_assets.core.corpus import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file
 from gluscope_assets.core.neuron_page import LayerPages, NeuronPage, Summary
+from gluscope_assets.core.page_data import ShownTexts, Vocabulary
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.site_map import SiteMap
 from gluscope_assets.core.templates import write_page
 from gluscope_assets.core.tokens import TokenDecoder
 
 FEWEST_FOR_PROCESSES = 256
-"""Pages that are worth starting processes for: they take a second to start, in which one process makes about so many."""
+"""Pages that are worth starting processes for: they take a second to start, in which this process makes about so many."""
 
 
 @dataclass(frozen=True)
@@ -65,44 +68,44 @@ class LayerSource:
 
     def open(
         self,
-        corpus: TokenizedCorpus,
-        decoder: TokenDecoder,
+        texts: ShownTexts,
+        vocabulary: Vocabulary,
         complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
     ) -> LayerPages:
-        """The layer's pages; `corpus` and `decoder` are what its paths name, `complete` as in `LayerPages`."""
+        """The layer's pages; `texts` and `vocabulary` are of what its paths name, `complete` as in `LayerPages`."""
         activation = str(read_provenance(self.aggregate / "statistics.parquet")["activation"])
         return LayerPages(
-            self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, corpus, decoder, activation,
+            self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, texts, vocabulary, activation,
             self.count_special_tokens, complete,
         )  # fmt: skip
 
 
 @dataclass
 class Opener:
-    """Opens layers one after the other; what was opened last stays open."""
+    """Opens layers one after the other. What was opened last stays open; layers share what they show of texts and tokens."""
 
-    _corpus: tuple[Path, TokenizedCorpus] | None = None
-    _decoder: tuple[Path, TokenDecoder] | None = None
+    _texts: tuple[Path, ShownTexts] | None = None
+    _vocabulary: tuple[Path, Vocabulary] | None = None
     _layer: tuple[tuple[str, int], LayerPages] | None = None
 
-    def corpus(self, path: Path) -> TokenizedCorpus:
-        """The tokenized corpus in a file."""
-        if self._corpus is None or self._corpus[0] != path:
-            self._corpus = path, TokenizedCorpus.open(path)
-        return self._corpus[1]
+    def texts(self, path: Path) -> ShownTexts:
+        """The texts of the tokenized corpus in a file."""
+        if self._texts is None or self._texts[0] != path:
+            self._texts = path, ShownTexts(TokenizedCorpus.open(path))
+        return self._texts[1]
 
-    def decoder(self, folder: Path) -> TokenDecoder:
-        """The decoder of the tokenizer in a folder."""
-        if self._decoder is None or self._decoder[0] != folder:
-            self._decoder = folder, TokenDecoder.from_folder(folder)
-        return self._decoder[1]
+    def vocabulary(self, folder: Path) -> Vocabulary:
+        """The tokens of the tokenizer in a folder."""
+        if self._vocabulary is None or self._vocabulary[0] != folder:
+            self._vocabulary = folder, Vocabulary(TokenDecoder.from_folder(folder))
+        return self._vocabulary[1]
 
     def layer(self, source: LayerSource) -> LayerPages:
         """The pages of a layer."""
         place = source.checkpoint_key, source.layer
         if self._layer is None or self._layer[0] != place:
             self._layer = None
-            self._layer = place, source.open(self.corpus(source.corpus), self.decoder(source.tokenizer))
+            self._layer = place, source.open(self.texts(source.corpus), self.vocabulary(source.tokenizer))
         return self._layer[1]
 
 
@@ -144,8 +147,9 @@ def render_layers(
 ) -> Generator[RenderReport, None, None]:
     """Write the pages of several layers as `render_neuron_pages` does, and yield their reports in order.
 
-    `processes` is the number of cores if absent; few pages are made in this process. Progress counts the pages of all layers.
-    InputError if a table lacks something; what was written before is whole pages. Closing the generator ends the processes.
+    `processes`, of which this is one, are as many as cores if absent; few pages are made in this one alone. Progress counts the
+    pages of all layers. InputError if a table lacks something; what was written before is whole pages. Closing the generator
+    ends the processes.
     """
     opener, total = Opener(), sum(len(source.neurons) for source in sources)
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
@@ -162,28 +166,81 @@ def render_layers(
         done += len(source.neurons)
 
 
+@dataclass
+class _Run:
+    """Some pages of a layer, written at once by one process."""
+
+    source: LayerSource
+    neurons: Sequence[int]
+    written: "Future[_Written]" = field(default_factory=Future)
+
+
+class _Runs:
+    """Runs that processes take, each when it is free: workers of a pool, and this process."""
+
+    def __init__(self, site: Path, runs: Iterable[_Run], pool: ProcessPoolExecutor) -> None:
+        self._site, self._pool, self._left, self._lock = site, pool, deque(runs), Lock()
+
+    def take(self) -> _Run | None:
+        """The next run that nobody has taken."""
+        with self._lock:
+            return self._left.popleft() if self._left else None
+
+    def give_to_worker(self) -> None:
+        """Let a worker write the next run, and then one after the other."""
+        run = self.take()
+        if run is None:
+            return
+        try:
+            asked = self._pool.submit(_render_run, self._site, run.source, run.neurons)
+        except RuntimeError as error:  # the pool is broken, or shut down
+            run.written.set_exception(error)
+            return
+
+        def pass_on(finished: "Future[_Written]") -> None:
+            if finished.cancelled():
+                return
+            error = finished.exception()
+            if error is None:
+                run.written.set_result(finished.result())
+                self.give_to_worker()
+            else:
+                run.written.set_exception(error)
+
+        asked.add_done_callback(pass_on)
+
+    def end(self) -> None:
+        """Let nobody take any more."""
+        with self._lock:
+            self._left.clear()
+
+
 def _render_in_processes(
     site: Path, sources: Sequence[LayerSource], opener: Opener, progress: Progress, total: int, processes: int
 ) -> Iterator[RenderReport]:
     # Spawned, because a fork inherits locks of Arrow's and polars' threads, and nobody who holds them.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    done = 0
+    pool = ProcessPoolExecutor(processes - 1, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    layers = [list(_runs(source)) for source in sources]
+    runs, done = _Runs(site, chain.from_iterable(layers), pool), 0
     try:
         # An interrupt is for this process alone, which lets the pages at hand be finished: what it starts inherits the mask.
         with _interrupts_blocked():
-            # All at once, so that no process waits at the end of a layer for the others.
-            tasks = [[pool.submit(_render_run, site, source, neurons) for neurons in _runs(source)] for source in sources]
-        for source, runs in zip(sources, tasks, strict=True):
-            layer_pages, written = opener.layer(source), _Written()
-            for run in runs:
-                written.add(run.result())
+            for _ in range(processes - 1):
+                runs.give_to_worker()
+        for source, of_layer in zip(sources, layers, strict=True):
+            written = _Written()
+            for run in of_layer:
+                while not run.written.done() and (own := runs.take()) is not None:
+                    own.written.set_result(_render_run(site, own.source, own.neurons, opener))
+                written.add(run.written.result())
                 progress(done + len(written.summaries), total)
             done += len(written.summaries)
-            runs.clear()
-            yield _finish(site, layer_pages, written)
+            of_layer.clear()
+            yield _finish(site, opener.layer(source), written)
     except BrokenProcessPool as error:
         raise InputError("A process that renders pages ended early, perhaps for lack of memory; build again.") from error
     finally:
+        runs.end()
         # Waits for the pages at hand, so that none is half-written.
         pool.shutdown(cancel_futures=True)
 
@@ -197,12 +254,12 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _runs(source: LayerSource) -> Iterator[list[int]]:
-    """The neurons that get pages, by the row group of the examples that they lie in."""
+def _runs(source: LayerSource) -> Iterator[_Run]:
+    """The neurons of a layer that get pages, by the row group of the examples that they lie in."""
     metadata = pq.read_metadata(require_file(source.aggregate / "examples.parquet"))
     ends = list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
     for _, neurons in groupby(source.neurons, key=lambda neuron: bisect_right(ends, neuron)):
-        yield list(neurons)
+        yield _Run(source, list(neurons))
 
 
 _opener = Opener()
@@ -222,9 +279,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _render_run(site: Path, source: LayerSource, neurons: Sequence[int]) -> _Written:
+def _render_run(site: Path, source: LayerSource, neurons: Sequence[int], opener: Opener = _opener) -> _Written:
     """Write the pages of some neurons of a layer: a worker's task."""
-    layer_pages, written = _opener.layer(source), _Written()
+    layer_pages, written = opener.layer(source), _Written()
     for page in layer_pages.pages(neurons):
         written.write(_folder(site, layer_pages), page)
     return written

@@ -8,12 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
-from polars import selectors
-
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import PageSelection, TopNeurons
-from gluscope_assets.core.orientation import scan_neurons
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 
 STATISTICS = (
@@ -109,6 +105,12 @@ def with_lists(
 
 def top_neurons(top: TopNeurons, tables: Sequence[Tables], view: Literal["oriented", "raw"]) -> list[tuple[int, int]]:
     """The (layer, neuron) that a ranking of some layers holds, in its order. InputError if it names no statistic."""
+    # Processes that render know what is chosen, and start sooner without polars.
+    import polars as pl
+    from polars import selectors
+
+    from gluscope_assets.core.orientation import scan_neurons
+
     check_statistic(top.by)
     frame = scan_neurons([aggregate for aggregate, _ in tables], [weights for _, weights in tables], view)
     # An expert that no position was routed to has 0 of 0 positions everywhere: NaN.

@@ -5,6 +5,7 @@ What is filled in belongs to `neuron_page` and `site`.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,6 @@ PAGE_CODE = (
     "columns",
     "density",
     "distribution",
-    "figures",
     "formats",
     "neuron_page",
     "page_data",
@@ -35,7 +35,7 @@ PAGE_CODE = (
 )
 """The templates that neuron pages are filled from, and the modules of this package whose code shapes them."""
 
-SITE_CODE = ("findings", "overview", "overview_figures", "site", "training")
+SITE_CODE = ("figures", "findings", "overview", "overview_figures", "site", "training")
 """Further modules that shape what surrounds the pages."""
 
 
@@ -103,15 +103,25 @@ def _icon(quadrant: str) -> Markup:
     return Markup(f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true">{"".join(squares)}</svg>')
 
 
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
 def write_page(path: Path, content: bytes) -> int:
     """Write a file of the site, all or nothing, and return its size."""
     # Leaner than `replacing`, because a site has very many files; only one process writes a given one.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        try:
+            _write(temporary, content)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            _write(temporary, content)
+        os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     return len(content)

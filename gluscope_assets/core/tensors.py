@@ -232,7 +232,8 @@ class _OneExpert:
         self._model = model
 
     def get_parameter(self, name: str) -> "Tensor":
-        return self._model.get_parameter(name)[:1]
+        parameter: Tensor = self._model.get_parameter(name)[:1]
+        return parameter
 
 
 def _match(model: "PreTrainedModel", keys: Iterable[str]) -> tuple[dict[str, _Recipe], dict[str, str]]:

@@ -59,23 +59,28 @@ def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> di
     that have a strip. None where no layer has two checkpoints, which leave nothing to compare.
     """
     folder = site / FOLDER
-    compared = {layer: tables for layer, tables in training.tables.items() if len(tables) > 1} if training else {}
-    if training is None or not compared:
+    layers = compared(training.tables) if training else {}
+    if training is None or not layers:
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    together = neurons_together(max(map(len, compared.values())))
-    layers = {}
+    together = neurons_together(layers)
+    shown = {}
     with replacing_folder(folder) as temporary:
-        for layer, tables in compared.items():
+        for layer, tables in layers.items():
             neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.key, layer)})
             write_training(temporary, layer, tables, neurons, together, training.corpus, training.decoder)
-            layers[str(layer)] = ranges(neurons)
-    return {"together": together, "layers": layers}
+            shown[str(layer)] = ranges(neurons)
+    return {"together": together, "layers": shown}
 
 
-def neurons_together(checkpoints: int) -> int:
+def compared(tables: Mapping[int, Sequence[CheckpointTables]]) -> dict[int, Sequence[CheckpointTables]]:
+    """The layers that several checkpoints have: one leaves nothing to compare."""
+    return {layer: of_layer for layer, of_layer in tables.items() if len(of_layer) > 1}
+
+
+def neurons_together(layers: Mapping[int, Sequence[CheckpointTables]]) -> int:
     """How many neurons share a script."""
-    return max(1, CELLS // max(checkpoints, 1))
+    return max(1, CELLS // max(map(len, layers.values()), default=1))
 
 
 def write_training(
@@ -117,13 +122,11 @@ def _stages(
     width = len(statistics)
     examples: dict[int, list[list[Any] | None]] = {}
     wanted = {neuron for block in blocks for neuron in range(block * together, min((block + 1) * together, width))}
-    first = 0
-    for batch in read_peaks(table.aggregate / "examples.parquet", width):
-        end = first + len(batch[0].first) - 1
-        for neuron in range(first, end):
+    span = range(min(wanted), max(wanted) + 1) if wanted else range(0)
+    for first, batch in read_peaks(table.aggregate / "examples.parquet", width, span):
+        for neuron in range(first, first + len(batch[0].first) - 1):
             if neuron in wanted:
                 examples[neuron] = [_strongest(peaks, neuron - first, corpus, decoder) for peaks in batch]
-        first = end
     stages = {}
     for block in blocks:
         neurons = range(block * together, min((block + 1) * together, width))

@@ -1,7 +1,7 @@
 """What rendering takes: pages a second, memory, bytes and files of a neuron, and the wait for a page that nobody has built.
 
 Run by `python -m gluscope_assets_tests.benchmarks.rendering` after `make demo`, whose tables it reads. It renders all neurons
-of the demo's last checkpoint into a temporary folder, with one process and with two, by turns, and prints Markdown tables.
+of the demo's last checkpoint into temporary folders, with one process and with two, by turns, and prints Markdown tables.
 With `--wide 16384` it also makes a layer of that many neurons from copies of the demo's, which takes minutes and gigabytes.
 """
 
@@ -19,18 +19,20 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.on_demand import OnDemand
 from gluscope_assets.core.rendering import LayerSource, render_layers
-from gluscope_assets.core.site import render_site
 from gluscope_assets.folders import StudyFolder, default_home
-from gluscope_assets.page_sources import all_sources
 from gluscope_assets.studies.study import SHIPPED, load_study
+
+if TYPE_CHECKING:
+    # A worker imports this module again, and should find it as light as the command line's.
+    from gluscope_assets.core.on_demand import OnDemand
 
 RUNS = 5
 PROCESSES = (1, 2)
@@ -56,6 +58,8 @@ class Run:
 
 def demo_sources() -> list[LayerSource]:
     """The layers of all checkpoints of the built demo."""
+    from gluscope_assets.page_sources import all_sources
+
     study, folder = load_study(SHIPPED / "demo.yaml"), StudyFolder(default_home() / "demo")
     sources = all_sources(study, folder)
     if len(sources) != len(study.model.layer_numbers) * len(study.model.checkpoints):
@@ -63,21 +67,20 @@ def demo_sources() -> list[LayerSource]:
     return sources
 
 
-def render(sources: Sequence[LayerSource], processes: int, answers: Connection) -> None:
-    """In a process of its own: render into a temporary folder and answer what it took."""
-    with tempfile.TemporaryDirectory() as site:
-        began = time.perf_counter()
-        pages = sum(report.pages for report in render_layers(Path(site), sources, processes=processes))
-        seconds = time.perf_counter() - began
+def render(sources: Sequence[LayerSource], processes: int, site: Path, answers: Connection) -> None:
+    """In a process of its own: render into a folder that is not there and answer what it took."""
+    began = time.perf_counter()
+    pages = sum(report.pages for report in render_layers(site, sources, processes=processes))
+    seconds = time.perf_counter() - began
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cores = sum(one.ru_utime + one.ru_stime for one in used)
     answers.send(Run(pages, seconds, cores, used[0].ru_maxrss / 1024, used[1].ru_maxrss / 1024))
 
 
-def measured(sources: Sequence[LayerSource], processes: int) -> Run:
+def measured(sources: Sequence[LayerSource], processes: int, site: Path) -> Run:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    run = context.Process(target=render, args=(sources, processes, there))
+    run = context.Process(target=render, args=(sources, processes, site, there))
     run.start()
     there.close()
     try:
@@ -89,11 +92,12 @@ def measured(sources: Sequence[LayerSource], processes: int) -> Run:
     return found
 
 
-def print_speed(last: Sequence[LayerSource], every: Sequence[LayerSource]) -> None:
+def print_speed(last: Sequence[LayerSource], every: Sequence[LayerSource], folder: Path) -> None:
+    # Nothing is deleted before the end: ext4 creates files ten times slower for minutes after many were deleted.
     runs: dict[int, list[Run]] = {processes: [] for processes in PROCESSES}
     for number in range(RUNS):
         for processes in PROCESSES:
-            runs[processes].append(measured(last, processes))
+            runs[processes].append(measured(last, processes, folder / f"{processes} processes, run {number}"))
             print(f"run {number + 1}, processes {processes}: {runs[processes][-1].row}", file=sys.stderr, flush=True)
     print("| processes | pages | seconds (range) | pages a second | core time a page | peak memory | of a worker |")
     print("|---|---|---|---|---|---|---|")
@@ -101,11 +105,13 @@ def print_speed(last: Sequence[LayerSource], every: Sequence[LayerSource]) -> No
         seconds = sorted(run.seconds for run in found)
         middle = next(run for run in found if run.seconds == seconds[RUNS // 2])
         print(f"| {processes} | {middle.pages:,} | {middle.seconds:.2f} ({seconds[0]:.2f}–{seconds[-1]:.2f}) | {middle.row}")
-    once = measured(every, PROCESSES[-1])
+    once = measured(every, PROCESSES[-1], folder / "every checkpoint")
     print(f"| {PROCESSES[-1]} | {once.pages:,} | {once.seconds:.2f} (once) | {once.row}")
 
 
 def print_weight(last: Sequence[LayerSource], folder: Path) -> None:
+    from gluscope_assets.core.site import render_site
+
     list(render_layers(folder, last))
     render_site(folder, last[0].site_map)
     neurons: dict[Path, list[tuple[int, int]]] = {}
@@ -151,13 +157,15 @@ def wide_source(source: LayerSource, neurons: int, folder: Path) -> LayerSource:
     return replace(source, site_map=site_map, aggregate=folder / "aggregate", weights=folder / "weights.parquet")
 
 
-def seconds_of(served: OnDemand, source: LayerSource, name: object) -> float:
+def seconds_of(served: "OnDemand", source: LayerSource, name: object) -> float:
     began = time.perf_counter()
     assert served.file(f"{source.checkpoint_key}/{source.layer:02d}/{name}.html") is not None
     return time.perf_counter() - began
 
 
 def print_latency(sources: Sequence[LayerSource]) -> None:
+    from gluscope_assets.core.on_demand import OnDemand
+
     print("\n| a page that nobody has built | the first | a further one, median (most) | the layer's own |\n|---|---|---|---|")
     for source in sources:
         width = dict(source.site_map.layers)[source.layer]
@@ -182,7 +190,7 @@ def main() -> None:
         sys.exit(f"rendering: {error}")
     last = [source for source in every if source.checkpoint_key == every[-1].checkpoint_key]
     with tempfile.TemporaryDirectory() as folder:
-        print_speed(last, every)
+        print_speed(last, every, Path(folder))
         print_weight(last, Path(folder, "site"))
         wide = [wide_source(last[0], options.wide, Path(folder, "wide"))] if options.wide else []
         print_latency([last[0], *wide])

@@ -30,7 +30,7 @@ LISTS = ("promoted", "suppressed", "gate_positive", "gate_negative", "in_positiv
 
 
 class Script:
-    """A script as explorer.js reads it."""
+    """A script as explorer-data.js reads it."""
 
     def __init__(self, path: Path) -> None:
         text = path.read_text(encoding="ascii")

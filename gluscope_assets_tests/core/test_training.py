@@ -73,7 +73,7 @@ def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study:
 
 def test_only_runs_with_a_wanted_neuron_are_written(study: Study, tmp_path: Path) -> None:
     keys = [f"step-{number}" for number in range(40)]
-    assert neurons_together(len(keys)) == 1
+    assert neurons_together({3: tables(study, keys)}) == 1
     write_training(tmp_path, 3, tables(study, keys), [1, 4], 1, study.corpus, study.decoder)
     assert sorted(path.name for path in (tmp_path / "03").iterdir()) == ["1.js", "4.js"]
     assert [len(checkpoint["shares"]) for checkpoint in read(tmp_path / "03" / "4.js")["checkpoints"]] == [1] * 40

@@ -2,10 +2,11 @@
  * The examples of a neuron's page: unpacks them, builds their lines, colours tokens, shows their values.
  *
  * The page holds the lists by |post|; its second file, named like it, holds all others and is loaded once it may be needed.
- * Each packs its lists like this (`gluscope.Reader`): pieces and document names; token id of each piece; segments: text, the
- * text's place in its document, first position (uint32), document, length (uint16); examples of all lists: value, post
- * (float32), segment, and in it window start, peak, window end (uint16); positions of all segments: piece (uint16), gate, in
- * (float16, NaN where nothing is kept); places (uint32) and values (float32) of gates, then of ins, that 16 bits cannot hold.
+ * Each packs its lists like this (`gluscope.Reader`), numbers of one type together: pieces and document names; uint32: token id
+ * of each piece, of each segment its text, the text's place in its document, and its first position; float32: value and post of
+ * the examples of all lists; uint16: of each segment its document and length, of each example its segment, and in it window start,
+ * peak and window end, of each position of all segments its piece; float16: of each position gate and in, NaN where nothing is
+ * kept; then places (uint32) and values (float32) of gates, and of ins, that 16 bits cannot hold.
  *
  * @typedef {"gate"|"in"|"act"|"post"} Activation
  * @typedef {{part: Part, first: number, count: number, ranked: Activation, sampled: boolean, quantiles: number[]}} List
@@ -59,26 +60,15 @@ window.gluscope.examples = (() => {
 
   async function unpack({ packed, sizes, lists }) {
     const reader = new Reader(await inflate(packed)), examples = lists.reduce((sum, count) => sum + count, 0);
+    const { segments, positions } = sizes, pieces = reader.strings(sizes.pieceBytes), documents = reader.strings(sizes.documentBytes);
+    const [token, segmentText, textStart, segmentStart] = reader.arrays(Uint32Array, sizes.pieces, segments, segments, segments);
+    const [value, post] = reader.arrays(Float32Array, examples, examples);
+    const [segmentDocument, segmentLength, segment, first, peak, end, piece] =
+      reader.arrays(Uint16Array, segments, segments, examples, examples, examples, examples, positions);
+    const [gate, in_] = reader.arrays(Uint16Array, positions, positions).map(halves);
     const out = {
-      lists,
-      pieces: reader.strings(sizes.pieceBytes),
-      documents: reader.strings(sizes.documentBytes),
-      token: reader.numbers(Uint32Array, sizes.pieces),
-      segmentText: reader.numbers(Uint32Array, sizes.segments),
-      textStart: reader.numbers(Uint32Array, sizes.segments),
-      segmentStart: reader.numbers(Uint32Array, sizes.segments),
-      segmentDocument: reader.numbers(Uint16Array, sizes.segments),
-      segmentLength: reader.numbers(Uint16Array, sizes.segments),
-      value: reader.numbers(Float32Array, examples),
-      post: reader.numbers(Float32Array, examples),
-      segment: reader.numbers(Uint16Array, examples),
-      first: reader.numbers(Uint16Array, examples),
-      peak: reader.numbers(Uint16Array, examples),
-      end: reader.numbers(Uint16Array, examples),
-      piece: reader.numbers(Uint16Array, sizes.positions),
-      gate: halves(reader.numbers(Uint16Array, sizes.positions)),
-      in: halves(reader.numbers(Uint16Array, sizes.positions)),
-      segmentFirst: [0],
+      lists, pieces, documents, token, segmentText, textStart, segmentStart, value, post, segmentDocument, segmentLength,
+      segment, first, peak, end, piece, gate, in: in_, segmentFirst: [0],
     };
     for (const [values, count] of [[out.gate, sizes.wideGates], [out.in, sizes.wideIns]]) {
       const places = reader.numbers(Uint32Array, count), wide = reader.numbers(Float32Array, count);

@@ -68,6 +68,12 @@ window.gluscope = (() => {
       for (let plane = 0; plane < width; plane++) for (let i = 0; i < count; i++) out[i * width + plane] = planar[plane * count + i];
       return new Type(out.buffer);
     }
+    /** Numbers of one class in arrays of these lengths. */
+    arrays(Type, ...counts) {
+      const all = this.numbers(Type, counts.reduce((sum, count) => sum + count, 0));
+      let first = 0;
+      return counts.map((count) => all.subarray(first, (first += count)));
+    }
     /** Texts of `count` bytes together, separated by NUL. */
     strings(count) {
       return new TextDecoder().decode(this.take(count)).split("\0");
