@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/installed
 
 # Threads that spin while they wait slow a busy machine down many times over.
 export OMP_WAIT_POLICY := PASSIVE
+# Without bytecode every process would compile torch and Dagster anew, for six seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test ui serve lint bench numerics soak kill-soak screenshots demo-model wheel clean
 
@@ -55,5 +57,6 @@ clean:  ## delete what `make demo` built, never the virtual environment
 $(INSTALLED): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GLUScope needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3.")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# Python compiles what it imports: compiling everything takes longer than downloading it.
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@

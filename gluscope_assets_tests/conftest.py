@@ -1,7 +1,10 @@
 """Fixtures: the tiny study's input, the study built once, and a private copy of it to change."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 from gluscope_assets import cli
 from gluscope_assets.folders import HOME_VARIABLE, StudyFolder
 from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
+
+LONGEST = (
+    "test_readme", "test_deployment", "test_commands", "test_incremental", "test_explorer", "test_collect", "test_shards",
+    "test_build", "test_accessibility", "test_real_model", "test_pages",
+)  # fmt: skip
+"""Files that take minutes, which begin first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -72,14 +86,30 @@ class Workplace:
         return sorted(str(path) for path in paths if path.parts[0] != "dagster" and path.name != "build.lock")
 
 
+@contextmanager
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder beside those of all workers, and whether this one is the first, for which the others wait, to fill it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, finished = root / name, root / f"{name}.finished"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        is_new = not finished.exists()
+        folder.mkdir(exist_ok=True)
+        yield folder, is_new
+        finished.touch()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three random checkpoints."""
     from gluscope_assets_tests.tiny import write_checkpoint
 
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for seed, name in enumerate(("first", "second", "third")):
-        write_checkpoint(folder / name, seed)
+    with shared_folder(tmp_path_factory, "checkpoints") as (folder, is_new):
+        if is_new:
+            for seed, name in enumerate(("first", "second", "third")):
+                write_checkpoint(folder / name, seed)
     return folder
 
 
@@ -88,12 +118,14 @@ def built_tiny(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: Path)
     """The tiny study, built. Shared: tests must not change it."""
     from gluscope_assets_tests.tiny import write_tiny
 
-    folder = tmp_path_factory.mktemp("built")
-    workplace = Workplace(write_tiny(folder, tiny_checkpoints), folder / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(HOME_VARIABLE, str(workplace.home))
-        patch.setenv(STUDIES_VARIABLE, "")
-        assert workplace.build() == 0
+    with shared_folder(tmp_path_factory, "built") as (folder, is_new):
+        workplace = Workplace(folder / "tiny.yaml", folder / "home")
+        if is_new:
+            assert write_tiny(folder, tiny_checkpoints) == workplace.file
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(HOME_VARIABLE, str(workplace.home))
+                patch.setenv(STUDIES_VARIABLE, "")
+                assert workplace.build() == 0
     return workplace
 
 

@@ -137,7 +137,11 @@ def test_two_runs_at_once_through_the_daemon(services: tuple[Deployed, Workplace
             time.sleep(0.2)
         ends = [[str(partition_key(key, layer)) for layer in (0, 1)] for key in keys]
         stages = ["activation_shards"]
-        submitted = [deployment.launch("tiny", stages, {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends]
+        # Once the pool is in use, the queue holds back a run that begins with it. It is to find both runs at one look.
+        with deployment.paused("daemon"):
+            submitted = [
+                deployment.launch("tiny", stages, {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends
+            ]
         held = []
 
         def finished() -> bool:

@@ -43,11 +43,11 @@ class Work:
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """Counts what runs from here on, where it is done and not where it is reported."""
     work = Work()
-    receiver, page, tokenize = ShardState._receiver, LayerPages._page, corpus_module._tokenize
+    run, page, tokenize = ShardState._forward, LayerPages._page, corpus_module._tokenize
 
-    def counted_receiver(self: ShardState, number: int, batch: Any) -> Any:
+    def counted_forward(self: ShardState, forward: Any, batch: Any, *arguments: Any) -> None:
         work.tokens += len(batch.token)
-        return receiver(self, number, batch)
+        run(self, forward, batch, *arguments)
 
     def counted_page(self: LayerPages, *arguments: Any) -> Any:
         work.pages += 1
@@ -57,7 +57,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         work.tokenizations += 1
         return tokenize(*arguments)
 
-    monkeypatch.setattr(ShardState, "_receiver", counted_receiver)
+    monkeypatch.setattr(ShardState, "_forward", counted_forward)
     monkeypatch.setattr(LayerPages, "_page", counted_page)
     monkeypatch.setattr(corpus_module, "_tokenize", counted_tokenize)
     return work

@@ -22,6 +22,7 @@ import time
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=BOS,  # the next document's BOS ends a document
@@ -317,7 +318,7 @@ def load_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW
 
 def save_checkpoint(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Save fp16 weights, configuration and tokenizer in a folder that transformers reads."""
-    half: LlamaForCausalLM = copy.deepcopy(model).half()  # type: ignore[no-untyped-call]
+    half: LlamaForCausalLM = copy.deepcopy(model).half()
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # transformers 5 writes a class name here that transformers 4 does not know; both know this one
@@ -358,11 +359,11 @@ class Data:
     facts: Facts
 
 
-def read_data(peak_learning_rate: float) -> Data:
-    """Read the standard library, train the tokenizer on it, and encode everything."""
-    library = list(standard_library())
+def read_data(peak_learning_rate: float, documents: int | None = None) -> Data:
+    """Read the standard library, or so many of its documents, train the tokenizer on it, and encode everything."""
+    library = list(islice(standard_library(), documents))
     seen_library = [document for document in library if not is_held_out(document)]
-    seen_tests = [document for document in library_tests() if not is_held_out(document)]
+    seen_tests = [document for document in islice(library_tests(), documents) if not is_held_out(document)]
     held_out = [document for document in library if is_held_out(document)]
     tokenizer = train_tokenizer([document.text for document in seen_library])
     library_tokens, test_tokens = encode(tokenizer, seen_library), encode(tokenizer, seen_tests)
@@ -386,10 +387,15 @@ def read_data(peak_learning_rate: float) -> Data:
 
 
 def train(
-    out: Path, state: Path, cycles: Sequence[int], peak_learning_rate: float = LEARNING_RATE, compiled: bool = False
+    out: Path,
+    state: Path,
+    cycles: Sequence[int],
+    peak_learning_rate: float = LEARNING_RATE,
+    compiled: bool = False,
+    documents: int | None = None,
 ) -> None:
     """Train from the last state on; write checkpoints, their table and the README below ``out``."""
-    data = read_data(peak_learning_rate)
+    data = read_data(peak_learning_rate, documents)
     print(json.dumps(data.facts), flush=True)
     model = new_model()
     optimizer = new_optimizer(model)
@@ -486,9 +492,10 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="at its peak (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="threads that PyTorch uses (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="train with torch.compile; needs a C++ compiler")
+    parser.add_argument("--documents", type=int, help="train on the first so many alone (default: on all)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.out, options.state, options.cycles, options.learning_rate, options.compile)
+    train(options.out, options.state, options.cycles, options.learning_rate, options.compile, options.documents)
 
 
 if __name__ == "__main__":

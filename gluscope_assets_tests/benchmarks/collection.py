@@ -78,9 +78,8 @@ CPU_SHAPES = (
 GPU_SHAPES = (Shape("random, d = 4096 (8B)", llama(4096, 14336, 32, 32, 8), 2_000_000, "bfloat16", 16_384),)
 
 
-def quickened(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    """The same shapes with hardly any text."""
-    return tuple(replace(shape, tokens=8_000, pack_tokens=512, packs_a_run=1) for shape in shapes)
+LITTLE = (Shape("little", llama(64, 128, 2, 2), 8_000, pack_tokens=512, packs_a_run=1),)
+"""Whether it runs, not what it costs."""
 
 
 def random_corpus(tokens: int, vocabulary: int, pack_tokens: int, seed: int = 0) -> TokenizedCorpus:
@@ -308,7 +307,7 @@ def reductions(neurons: int = 768, texts: int = 16, length: int = 256) -> list[l
 
 def peak_memory(shape: Shape, device: str, threads: int, times: int) -> float:
     """Peak MB of a process that collects the corpus so many times over: of the device, or of the process on a CPU."""
-    module, quick = "gluscope_assets_tests.benchmarks.collection", ["--quick"] if shape in quickened(CPU_SHAPES) else []
+    module, quick = "gluscope_assets_tests.benchmarks.collection", ["--quick"] if shape in LITTLE else []
     command = [sys.executable, "-m", module, "--memory", shape.name, "--times", str(times), "--device", device, *quick]
     output = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True).stdout
     return float(output.splitlines()[-1])
@@ -354,15 +353,13 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="only shapes whose name holds this")
     parser.add_argument("--no-plain", action="store_true", help="leave out the slow plain reduction")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    parser.add_argument("--quick", action="store_true", help="a few thousand tokens: whether it runs, not what it costs")
+    parser.add_argument("--quick", action="store_true", help="a little model and text: whether it runs, not what it costs")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--times", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = str(options.device)
     threads = options.threads or (plan_workers(["cpu"], 1)[0].threads if device == "cpu" else 1)
-    shapes = CPU_SHAPES if device == "cpu" else GPU_SHAPES
-    if options.quick:
-        shapes = quickened(shapes)
+    shapes = LITTLE if options.quick else CPU_SHAPES if device == "cpu" else GPU_SHAPES
     if options.memory:
         print_peak_memory(next(shape for shape in shapes if shape.name == options.memory), device, threads, options.times)
         return
@@ -376,7 +373,7 @@ def main() -> None:
     print(table(head, [steady for steady, _ in rows]) + "\n")
     head = ["first tokens", "seconds", "writing", "all / bare", "KB statistics", "KB windows", "KB examples", "KB sample"]
     print(table(["model", *head], [whole for _, whole in rows]))
-    if device == "cpu":
+    if device == "cpu" and not options.quick:
         print("\n" + table(["reduction, one thread", "ns a neuron and token"], reductions()))
     if not options.no_memory:
         peaks = [(shape.name, [peak_memory(shape, device, threads, times) for times in (1, 2, 4)]) for shape in chosen]

@@ -1,18 +1,18 @@
 """Kill a collection at random moments until it is done, and compare its files with those of an undisturbed one.
 
-Run by `make soak`, with 20 kills; a test does it with 3.
+Run by `make soak`, with 20 kills; a test does it with 5.
 """
 
 import argparse
-import json
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from gluscope_assets.core.checkpoint import resolve_checkpoint
@@ -21,8 +21,9 @@ from gluscope_assets.core.corpus import tokenize_corpus
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets_tests.tiny import LAYERS, write_checkpoint, write_corpus
 
-STARTED = "started"
-"""What the process under test prints when it has forwarded its first pack."""
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Processes that begin with everything imported, which takes longer than the collection."""
+CONTEXT.set_forkserver_preload(["gluscope_assets.core.collect"])
 
 
 def small_collection(folder: Path, root: str, shards: int = 12) -> Collection:
@@ -56,24 +57,27 @@ def files_of(root: Path) -> dict[str, bytes]:
     }
 
 
+def _collect(collection: Collection, processes: int, started: Connection) -> None:
+    """The process under test: it says when it has forwarded its first pack."""
+
+    def tell(done: int, total: int) -> None:
+        if not started.closed:
+            started.close()
+
+    collect(collection, ["cpu"], tell, processes)
+
+
 @contextmanager
-def running(collection: Collection, processes: int) -> Iterator[subprocess.Popen[str]]:
+def running(collection: Collection, processes: int) -> Iterator[BaseProcess]:
     """The collection in a process of its own, which has begun to forward."""
-    command = [
-        sys.executable,
-        "-m",
-        "gluscope_assets_tests.benchmarks.soak",
-        "--collect",
-        collection.model_dump_json(),
-        "--processes",
-        str(processes),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == STARTED:
-                break
-        yield process
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_collect, args=(collection, processes, sender))
+    process.start()
+    sender.close()
+    with receiver, suppress(EOFError):
+        receiver.recv()
+    yield process
+    process.join()
 
 
 def kill_until_done(collection: Collection, kills: int, seed: int, processes: int = 1) -> int:
@@ -82,37 +86,27 @@ def kill_until_done(collection: Collection, kills: int, seed: int, processes: in
     for _ in range(kills):
         with running(collection, processes) as process:
             time.sleep(generator.uniform(0, 0.15))
-            landed += process.poll() is None
-            process.send_signal(signal.SIGKILL)
+            landed += process.is_alive()
+            process.kill()
     with running(collection, processes) as process:
-        if process.wait():
-            raise RuntimeError("the last collection failed")
+        pass
+    if process.exitcode:
+        raise RuntimeError("the last collection failed")
     return landed
 
 
 def main() -> None:
-    """Soak, or be the process under test."""
+    """Soak."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--shards", type=int, default=60)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--collect", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.collect:
-        told = False
-
-        def tell(done: int, total: int) -> None:
-            nonlocal told
-            if not told:
-                print(STARTED, flush=True)
-            told = True
-
-        collect(Collection.model_validate(json.loads(options.collect)), ["cpu"], tell, options.processes)
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        undisturbed = small_collection(folder, "undisturbed", shards=60)
+        undisturbed = small_collection(folder, "undisturbed", options.shards)
         report = collect(undisturbed, ["cpu"])
-        disturbed = small_collection(folder, "disturbed", shards=60)
+        disturbed = small_collection(folder, "disturbed", options.shards)
         landed = kill_until_done(disturbed, options.kills, seed=0, processes=options.processes)
         same = files_of(disturbed.root) == files_of(undisturbed.root)
         print(f"{report.shards} shards; killed {options.kills} times, {landed} times at work; the same files: {same}")

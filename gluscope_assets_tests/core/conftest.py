@@ -1,6 +1,5 @@
 """The real model's aggregates, collected once for the tests that compare with the paper's own pipeline."""
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gluscope_assets.core.collect import Collection, collect
 from gluscope_assets.core.corpus import tokenize_corpus
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.shards import merge_shards
+from gluscope_assets_tests.conftest import shared_folder
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LAYERS, NEURONS, TOKENS = 5, 172, 482_591
@@ -23,16 +23,9 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Over all 2,000 texts, BOS counted as the paper does, cut into 3 shards. Shared: tests must not change it.
     """
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # Beside the folders of all workers, so that one of them collects for the others.
-        root = root.parent
-    folder = root / "oracle"
-    with (root / "oracle.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "finished").exists():
+    with shared_folder(tmp_path_factory, "oracle") as (folder, is_new):
+        if is_new:
             _collect(folder)
-            (folder / "finished").touch()
     return folder
 
 

@@ -20,6 +20,7 @@ from gluscope_assets.core.inspection import inspect_checkpoint
 from gluscope_assets.core.links import broken_links
 from gluscope_assets.core.neuron_page import LayerPages
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
+from gluscope_assets.core.page_data import ShownTexts, Vocabulary
 from gluscope_assets.core.rendering import render_neuron_pages
 from gluscope_assets.core.shards import merge_shards
 from gluscope_assets.core.site import render_site
@@ -128,7 +129,8 @@ def rendered(
     )  # fmt: skip
     site = folder / "site"
     weights = folder / "weights.parquet"
-    made = LayerPages(site_map, key, layer, folder / "aggregate", weights, corpus, decoder, activation)
+    texts, vocabulary = ShownTexts(corpus), Vocabulary(decoder)
+    made = LayerPages(site_map, key, layer, folder / "aggregate", weights, texts, vocabulary, activation)
     pages = render_neuron_pages(site, made)
     render_site(site, site_map)
     assert pages.pages == merged.neurons

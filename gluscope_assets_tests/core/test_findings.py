@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gluscope_assets.core.density import SHADES
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, SHADES, axis_of, figure_of
+from gluscope_assets.core.figures import BOX, COLUMNS, MOST_MARKS, ROWS, axis_of, figure_of
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.findings import Finding, LayerFinding, correlation, gate_frequency_finding
 from gluscope_assets.core.overview import CheckpointSummary, Overview

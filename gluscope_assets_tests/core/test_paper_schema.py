@@ -25,6 +25,7 @@ from gluscope_assets.core.formats import format_count, format_number, signed
 from gluscope_assets.core.neuron_page import LayerPages
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, PageSelection
 from gluscope_assets.core.orientation import scan_neurons
+from gluscope_assets.core.page_data import ShownTexts, Vocabulary
 from gluscope_assets.core.paper_schema import export_paper, import_paper
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.site_map import SiteMap
@@ -216,8 +217,8 @@ def page_of(aggregate: Path, weights: Path, corpus: TokenizedCorpus, neuron: int
     layer = int(str(read_provenance(aggregate / "statistics.parquet")["layer"]))
     every = PageSelection(checkpoints="all", neurons="all")
     site_map = SiteMap("paper", "Paper", "model", "texts", (("final-0000000", "final"),), ((layer, NEURONS),), (every,))
-    decoder = TokenDecoder.from_folder(DATA / "stories260K")
-    pages = LayerPages(site_map, "final-0000000", layer, aggregate, weights, corpus, decoder, "silu", True)
+    texts, vocabulary = ShownTexts(corpus), Vocabulary(TokenDecoder.from_folder(DATA / "stories260K"))
+    pages = LayerPages(site_map, "final-0000000", layer, aggregate, weights, texts, vocabulary, "silu", True)
     (page,) = pages.pages([neuron])
     return page.files[f"{neuron}.html"].decode()
 

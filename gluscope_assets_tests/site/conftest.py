@@ -5,10 +5,11 @@ import http.server
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from gluscope_assets_tests.site.synthetic import Study
 
@@ -55,18 +56,44 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that must end without a console message of its own, a dialog, or a request that leaves the site."""
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
+    """A tab for the tests of a module, because opening one costs more than most tests; and what went wrong in it."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: None if _is_local(request.url) else troubles.append(f"request {request.url}"))
-    yield page
+    yield page, troubles
     page.close()
-    assert troubles == []
+
+
+@pytest.fixture
+def page(tab: tuple[Page, list[str]]) -> Iterator[Page]:
+    """A page that must end without a console message of its own, a dialog, or a request that leaves the site."""
+    page, troubles = tab
+    yield page
+    # As a new tab: nothing kept, nothing open.
+    page.evaluate("() => { try { sessionStorage.clear(); localStorage.clear(); } catch { /* not in this place */ } }")
+    page.emulate_media(media="null")
+    page.goto("about:blank")
+    found = troubles[:]
+    troubles.clear()
+    assert found == []
+
+
+@contextmanager
+def requested(page: Page) -> Iterator[list[str]]:
+    """The addresses that the page asks for."""
+    requests: list[str] = []
+
+    def note(request: Request) -> None:
+        requests.append(request.url)
+
+    page.on("request", note)
+    yield requests
+    page.remove_listener("request", note)
 
 
 def _is_local(url: str) -> bool:

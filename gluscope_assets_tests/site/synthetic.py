@@ -16,6 +16,7 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.neuron_page import LayerPages
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.overview import MeasuredCheckpoint, Measurement, Pass, overview_of
+from gluscope_assets.core.page_data import ShownTexts, Vocabulary
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.rendering import RenderReport, render_neuron_pages
 from gluscope_assets.core.site import render_site
@@ -318,8 +319,8 @@ class Study:
             layer,
             self.folder / "aggregate",
             self.folder / "layer-00.parquet",
-            self.corpus,
-            self.decoder,
+            ShownTexts(self.corpus),
+            Vocabulary(self.decoder),
             options.pop("activation", "silu"),
             **options,
         )

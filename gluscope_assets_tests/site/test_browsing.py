@@ -1,6 +1,5 @@
-"""What is run by hand with a browser, run on the synthetic site: screenshots and the benchmark of pages."""
+"""The benchmark of pages, which is run by hand with a browser, run on the synthetic site."""
 
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,28 +16,6 @@ def run(module: str, *arguments: str | Path, home: Path) -> subprocess.Completed
     command = [sys.executable, "-m", f"gluscope_assets_tests.{module}", *map(str, arguments)]
     environment = {"PATH": "/usr/bin:/bin", "GLUSCOPE_HOME": str(home)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def size_of(picture: Path) -> tuple[int, int]:
-    """Width and height of a PNG."""
-    content = picture.read_bytes()
-    assert content.startswith(b"\x89PNG")
-    width, height = struct.unpack(">II", content[16:24])
-    return width, height
-
-
-def test_screenshots_are_taken_of_every_kind_of_page(site: Path, tmp_path: Path) -> None:
-    done = run("screenshots", tmp_path / "pictures", "--site", site, home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name: size_of(path) for path in (tmp_path / "pictures").iterdir()}
-    assert pictures == {
-        f"{name}-{width}x{height}-{scheme}.png": (width, height)
-        for name in ("neuron", "layer", "overview", "explorer")
-        for width, height in ((1280, 800), (390, 844))
-        for scheme in ("light", "dark")
-    }
-    assert done.stdout.split() == [str(tmp_path / "pictures" / name) for name in sorted(pictures, key=done.stdout.index)]
-    assert len({path.read_bytes() for path in (tmp_path / "pictures").iterdir()}) == len(pictures)
 
 
 def test_the_benchmark_says_what_a_page_costs(site: Path, tmp_path: Path) -> None:

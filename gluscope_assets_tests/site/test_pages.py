@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, oriented_quadrant
 from gluscope_assets.core.site import render_site
 from gluscope_assets.core.tokens import visible
-from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number
+from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number, requested
 from gluscope_assets_tests.site.synthetic import DOCUMENTS, Study
 
 pytestmark = needs_chromium
@@ -468,14 +468,13 @@ def test_lines_snippets_and_windows_show_more_and_more_and_are_remembered(page: 
 
 
 def test_a_neuron_is_two_files_and_the_second_is_asked_for_once(page: Page, address: str) -> None:
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url.split("/prefix/")[1]))
-    open_neuron(page, address, 1)
-    own = [f"{LATE}/00/1.html", f"{LATE}/00/1.js"]
-    assert [request for request in requests if request.startswith(LATE)] == own[:1]
-    for rank in ("random", "in", "post", "gate"):
-        choose(page, "rank", rank)
-    assert [request for request in requests if request.startswith(LATE)] == own
+    own = [f"{address}{LATE}/00/1.html", f"{address}{LATE}/00/1.js"]
+    with requested(page) as requests:
+        open_neuron(page, address, 1)
+        assert [request for request in requests if f"/{LATE}/" in request] == own[:1]
+        for rank in ("random", "in", "post", "gate"):
+            choose(page, "rank", rank)
+    assert [request for request in requests if f"/{LATE}/" in request] == own
 
 
 # Colour and values.
@@ -807,26 +806,25 @@ def test_the_switched_page_is_the_page_rendered_in_the_other_view(page: Page, si
 
 def test_switching_twice_gives_back_the_page_and_asks_for_nothing(page: Page, address: str) -> None:
     open_neuron(page, address, 1)
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    before, text = shown(page), page.locator("body").inner_text()
-    counts = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
-    page.evaluate("document.getElementById('view').querySelector('[value=raw]').click()")  # as a key or a reader would
-    settle(page)
-    raw = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
-    assert raw == [counts[1], counts[0], counts[3], counts[2]]
-    assert "Raw view" in page.locator("#view").inner_text()
-    assert "Oriented" not in page.locator("#view").inner_text()
-    assert shown(page) != before
-    choose(page, "view", "oriented")
-    assert shown(page) == before
-    assert page.locator("body").inner_text() == text
-    page.locator(".example .t.peak").first.focus()
-    page.keyboard.press("v")
-    assert page.locator("#tip").is_hidden()
-    page.keyboard.press("v")
-    settle(page)
-    assert shown(page) == before
+    with requested(page) as requests:
+        before, text = shown(page), page.locator("body").inner_text()
+        counts = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
+        page.evaluate("document.getElementById('view').querySelector('[value=raw]').click()")  # as a key or a reader would
+        settle(page)
+        raw = [page.locator(f'.tile[data-quadrant="{quadrant}"] .n').inner_text() for quadrant in QUADRANTS]
+        assert raw == [counts[1], counts[0], counts[3], counts[2]]
+        assert "Raw view" in page.locator("#view").inner_text()
+        assert "Oriented" not in page.locator("#view").inner_text()
+        assert shown(page) != before
+        choose(page, "view", "oriented")
+        assert shown(page) == before
+        assert page.locator("body").inner_text() == text
+        page.locator(".example .t.peak").first.focus()
+        page.keyboard.press("v")
+        assert page.locator("#tip").is_hidden()
+        page.keyboard.press("v")
+        settle(page)
+        assert shown(page) == before
     # A key announces that the second file may be needed; the icon and the diagram below the fold are no data.
     assert [request for request in requests if not request.endswith((".svg", "/1.js"))] == []
 

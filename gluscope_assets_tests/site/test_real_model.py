@@ -17,6 +17,7 @@ from gluscope_assets.folders import HOME_VARIABLE, StudyFolder
 from gluscope_assets.studies.study import STUDIES_VARIABLE
 from gluscope_assets_tests.core.test_oracle import DATA
 from gluscope_assets_tests.site.conftest import needs_chromium
+from gluscope_assets_tests.site.tour import take
 
 LAYERS, WIDTH, PAGES = 5, 172, 4
 
@@ -90,6 +91,10 @@ def test_the_explorer_has_all_neurons_whether_or_not_they_have_a_page(page: Page
     page.goto((real.site / "explorer.html").as_uri())
     page.wait_for_selector("#row-1")
     assert f"{format_count(LAYERS * WIDTH)} of {format_count(LAYERS * WIDTH)} neurons" in page.locator("main").inner_text()
+
+
+def test_every_feature_works_and_shows_what_the_tables_hold(page: Page, real: StudyFolder) -> None:
+    take(page, real, [(0, 0), (LAYERS - 1, 1)])
 
 
 def test_the_overview_draws_every_layer(page: Page, real: StudyFolder) -> None:
