@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gluscope_assets.core.checkpoint import resolve_checkpoint
@@ -15,6 +17,18 @@ from gluscope_assets_tests.conftest import shared_folder
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LAYERS, NEURONS, TOKENS = 5, 172, 482_591
 OPTIONS = CollectionOptions(count_special_tokens=True, sample_positions=256)
+
+Numbers = npt.NDArray[np.generic]
+
+
+def carried(count: Numbers, other: Numbers, largest: Numbers) -> npt.NDArray[np.float64]:
+    """How far two means may be apart because tokens changed quadrant, as [quadrants, neurons].
+
+    The forward pass rounds by processor and batch shape: a gate or in within rounding of 0 may change sign, and its token takes
+    its other values along. `count` and `other` are [quadrants, neurons]; no |value| of a neuron is above its `largest`.
+    """
+    moved = np.abs(np.rint(count - other)).sum(axis=0)
+    return np.asarray(2 * moved * largest / np.minimum(count, other))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from gluscope_assets.core.options import CheckpointOptions
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, oriented_quadrant
 from gluscope_assets.core.verify import verify_aggregate
 from gluscope_assets.core.weights import Reader, neuron_vectors, orientation
-from gluscope_assets_tests.core.conftest import DATA, LAYERS, OPTIONS, TOKENS
+from gluscope_assets_tests.core.conftest import DATA, LAYERS, OPTIONS, TOKENS, carried
 
 PAPER = {"gate": "hook_pre", "in": "hook_pre_linear", "act": "swish", "post": "hook_post"}
 
@@ -51,6 +51,11 @@ def by_neuron(aggregates: list[Aggregate], name: str) -> npt.NDArray[np.generic]
     return np.concatenate([getattr(aggregate, name) for aggregate in aggregates], axis=axis)
 
 
+def largest(aggregates: list[Aggregate]) -> npt.NDArray[np.generic]:
+    """The largest |value| of each neuron."""
+    return np.abs(by_neuron(aggregates, "value")).max(axis=(0, 2))
+
+
 def test_frequencies_are_the_papers(aggregates: list[Aggregate], paper: pl.DataFrame) -> None:
     counts = by_neuron(aggregates, "count")
     for q, quadrant in enumerate(QUADRANTS):
@@ -77,20 +82,23 @@ def test_sums_are_the_float64_references(aggregates: list[Aggregate], reference:
     ours = by_neuron(aggregates, "sum")
     count = by_neuron(aggregates, "count")[:, None]
     order = [names.index(PAPER[activation]) for activation in ("gate", "in", "act", "post")]
-    # Per position, because a token that changes quadrant moves a sum. The forward pass is float32; the paper's own means
-    # are within 8.3e-5 of these (the data's README).
-    assert (np.abs(ours - expected[:, order]) / count).max() < 5e-5
+    moved = carried(count[:, 0], reference["count"].reshape(len(QUADRANTS), -1), largest(aggregates))
+    # Per position. The forward pass is float32; the paper's own means are within 8.3e-5 of these (the data's README).
+    assert (np.abs(ours - expected[:, order]) / count < 5e-5 + moved[:, None]).all()
+    assert (moved == 0).mean() > 0.8
 
 
 @pytest.mark.parametrize("activation", ["gate", "in", "act", "post"])
 def test_means_are_the_papers(aggregates: list[Aggregate], paper: pl.DataFrame, activation: str) -> None:
     a = ("gate", "in", "act", "post").index(activation)
     count, total = by_neuron(aggregates, "count"), by_neuron(aggregates, "sum")
+    frequencies = np.array([paper[f"{quadrant}_freq"].to_numpy() for quadrant in QUADRANTS], dtype=np.float64)
+    moved = carried(count, frequencies * TOKENS, largest(aggregates))
     for q, quadrant in enumerate(QUADRANTS):
         published = paper[f"{quadrant}_{PAPER[activation]}_mean"].to_numpy()
         assert not np.isnan(published).any(), "no quadrant of this model is empty"
         # The paper's means are sums in float32: within 8.3e-5 of float64 by the data's README.
-        np.testing.assert_allclose(total[q, a] / count[q], published, atol=1e-4, rtol=0)
+        assert (np.abs(total[q, a] / count[q] - published) < 1e-4 + moved[q]).all()
 
 
 @pytest.mark.parametrize(("quadrant", "activation"), LISTS)
