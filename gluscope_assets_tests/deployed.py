@@ -207,15 +207,6 @@ class Deployed:
         )
         return done.returncode == 0
 
-    @contextmanager
-    def paused(self, service: str) -> Iterator[None]:
-        """Let a service do nothing for a while."""
-        self.processes[service].send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.processes[service].send_signal(signal.SIGCONT)
-
     def log(self, service: str) -> str:
         """What a service has written."""
         return (self.folder / f"{service}.log").read_text(errors="replace")

@@ -137,11 +137,10 @@ def test_two_runs_at_once_through_the_daemon(services: tuple[Deployed, Workplace
             time.sleep(0.2)
         ends = [[str(partition_key(key, layer)) for layer in (0, 1)] for key in keys]
         stages = ["activation_shards"]
-        # Once the pool is in use, the queue holds back a run that begins with it. It is to find both runs at one look.
-        with deployment.paused("daemon"):
-            submitted = [
-                deployment.launch("tiny", stages, {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends
-            ]
+        # The queue holds back a run that begins with a pool in use: nothing begins before both are there.
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, 0)
+        submitted = [deployment.launch("tiny", stages, {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends]
+        instance.event_log_storage.delete_concurrency_limit(GPU_POOL)
         held = []
 
         def finished() -> bool:
@@ -157,7 +156,8 @@ def test_two_runs_at_once_through_the_daemon(services: tuple[Deployed, Workplace
     assert max(starts) < min(stops), "the runs were not beside each other"
     for path in sorted(built_tiny.folder.root.rglob("*.parquet")):
         assert (tiny.folder.root / path.relative_to(built_tiny.folder.root)).read_bytes() == path.read_bytes(), path
-    assert all(deployment.is_healthy(service) for service in SERVICES)
+    if "postgres" in deployment.settings:
+        assert all(deployment.is_healthy(service) for service in SERVICES), "what compose.yaml asks"
     assert "gpu" in deployment.dagster("instance", "concurrency", "set", GPU_POOL, "2")
     assert deployment.pool(GPU_POOL) is not None
     logs = "".join(deployment.log(service) for service in SERVICES)
