@@ -14,6 +14,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests beside each other keep the cores busy.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # As the command line sets them, before torch is imported by a test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from gluscope_assets.assets.pages import recorded_passes, site_measurement, site_overview, site_tables
-from gluscope_assets.core import templates as page_templates
 from gluscope_assets.core.checkpoint import resolve_checkpoint
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.definitions import build_defs
@@ -180,26 +179,6 @@ def test_a_second_build_runs_nothing(tiny: Workplace, capsys: pytest.CaptureFixt
     assert "everything is fresh" in capsys.readouterr().out
 
 
-def test_a_changed_template_reruns_pages_and_site_only(
-    tiny: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    templates = tmp_path / "site"
-    shutil.copytree(page_templates.template_folder(), templates)
-    page = templates / "templates" / "neuron.html"
-    page.write_text(page.read_text() + "<!-- changed -->")
-    monkeypatch.setattr(page_templates, "template_folder", lambda: templates)
-    runs = tiny.runs()
-    assert tiny.build() == 0
-    assert tiny.materialized(runs).keys() == {"neuron_pages", "site"}
-
-
-def test_another_k_reruns_from_the_shards_down_but_never_the_corpus(tiny: Workplace) -> None:
-    change(tiny, collection={"examples": 2})
-    runs = tiny.runs()
-    assert tiny.build() == 0
-    assert tiny.materialized(runs).keys() == {"activation_shards", "quadrant_aggregates", "neuron_pages", "site"}
-
-
 def test_a_new_checkpoint_touches_neither_the_corpus_nor_other_checkpoints_activations(
     tiny: Workplace, tiny_checkpoints: Path
 ) -> None:
@@ -236,13 +215,6 @@ def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(ti
     assert tiny.build() == 0
     assert tiny.materialized(runs)["activation_shards"] == {str(partition_key(key, 1))}
     assert (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes() == before
-
-
-def test_a_changed_text_reruns_everything_but_the_weights(tiny: Workplace) -> None:
-    (tiny.file.parent / "corpus" / "five.txt").write_text("another text")
-    runs = tiny.runs()
-    assert tiny.build() == 0
-    assert tiny.materialized(runs).keys() == {"tokenized_corpus", "site", *LAYER_STAGES} - {"neuron_weights"}
 
 
 def test_layers_and_checkpoints_can_be_chosen(fresh: Workplace) -> None:

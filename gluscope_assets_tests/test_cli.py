@@ -114,9 +114,10 @@ def test_a_stopped_build_leaves_no_half_result_and_the_next_one_finishes(
         # A test runner in the background may have passed on that interrupts are ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from gluscope_assets.cli import main\n"
-        "sys.exit(main(['build', '--study', sys.argv[1]]))\n"
+        "sys.exit(main(['build', '--study', *sys.argv[1:]]))\n"
     )
-    build = subprocess.Popen([sys.executable, "-c", code, str(fresh.file)], stderr=subprocess.PIPE, text=True)
+    part = ["--checkpoint", "first", "--layers", "0"]
+    build = subprocess.Popen([sys.executable, "-c", code, str(fresh.file), *part], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300
         while not reached.exists():
@@ -135,7 +136,7 @@ def test_a_stopped_build_leaves_no_half_result_and_the_next_one_finishes(
         stopped = instance.get_runs(limit=1)[0]
     assert stopped.status.value == left
     assert not [name for name in fresh.files() if "shards" in name]
-    assert fresh.build() == 0
+    assert fresh.build(*part) == 0
     with fresh.instance as instance:
         again = instance.get_run_by_id(stopped.run_id)
     assert again is not None

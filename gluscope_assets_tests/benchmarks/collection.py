@@ -368,6 +368,8 @@ def main() -> None:
         print(f"The real model is not at {DATA}: it is left out.", file=sys.stderr)
         chosen = [shape for shape in chosen if shape.config is not None]
     print(f"{machine(device, threads)}; medians of {RUNS} interleaved runs, tokens/s\n")
+    # What is there to stay need not be looked through again by each collection of garbage.
+    gc.freeze()
     rows = [measure(shape, device, threads, not options.no_plain) for shape in chosen]
     head = ["model", "bare, packed", "bare, padded", "collected", "plain torch", "collected / bare"]
     print(table(head, [steady for steady, _ in rows]) + "\n")

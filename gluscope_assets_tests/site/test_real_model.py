@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    """The study of 100 stories, built, with pages of a few neurons of each layer."""
+    """The study of 40 stories, built, with pages of a few neurons of each layer."""
     folder = tmp_path_factory.mktemp("real")
     study = {
         "name": "stories",
@@ -40,7 +40,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
             "dtype": "float32",
             "checkpoints": [{"name": "final", "path": str(DATA / "stories260K")}],
         },
-        "corpus": {"source": "jsonl", "path": str(DATA / "stories.jsonl"), "max_texts": 100},
+        "corpus": {"source": "jsonl", "path": str(DATA / "stories.jsonl"), "max_texts": 40},
         "site": {"pages": [{"checkpoints": "last", "neurons": PAGES}]},
     }
     (folder / "stories.yaml").write_text(yaml.safe_dump(study))
