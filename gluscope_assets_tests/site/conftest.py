@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from gluscope_assets_tests.site.synthetic import Study
 
@@ -17,6 +17,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; .ci/run installs it")
 
 LATE = "late-1111111"
+
+# As long as everything else waits: five seconds are little where all tests run at once.
+expect.set_options(timeout=30_000)
 
 
 def number(text: str) -> float:
