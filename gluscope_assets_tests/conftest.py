@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests beside each other keep the cores busy.
@@ -22,6 +23,12 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 from gluscope_assets import cli
 from gluscope_assets.folders import HOME_VARIABLE, StudyFolder
 from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
+
+# Nothing is said of how long a test may take: tests beside each other take their time.
+settings.register_profile(
+    "gluscope", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("gluscope")
 
 LONGEST = (
     "test_readme", "test_deployment", "test_commands", "test_incremental", "test_explorer", "test_collect", "test_shards",

@@ -56,7 +56,7 @@ def random_texts(seed: int, count: int = 40) -> list[list[int]]:
     return [generator.integers(0, 6, generator.integers(1, 9)).tolist() for _ in range(count)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), shards=st.integers(1, 7), data=st.data())
 def test_any_cut_order_and_grouping_gives_the_same_aggregate(
     tmp_path_factory: pytest.TempPathFactory, seed: int, shards: int, data: st.DataObject

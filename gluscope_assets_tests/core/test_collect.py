@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
@@ -137,7 +137,7 @@ def test_a_bfloat16_model_agrees_with_brute_force(tmp_path: Path) -> None:
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, -1.2784645, 3.0, -30.0, -90.0, 1e-30, -1e-30, 1e-41, 7e4, -7e4])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data(), neurons=st.integers(1, 3), shards=st.integers(1, 4), examples=st.integers(1, 5))
 def test_ties_zeros_and_extremes_agree_with_brute_force(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, neurons: int, shards: int, examples: int

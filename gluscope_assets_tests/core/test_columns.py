@@ -356,7 +356,7 @@ DECODER = TokenDecoder(byte_level_tokenizer())
 TOKENS = st.integers(0, len(DECODER.split) + 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.lists(TOKENS, min_size=1, max_size=90), min_size=1, max_size=4),
     places=st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 89)), max_size=5), min_size=1, max_size=6),

@@ -93,7 +93,7 @@ def test_every_text_is_forwarded_as_if_alone(name: str) -> None:
         torch.testing.assert_close(in_, kept[1], atol=1e-5, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_a_text_depends_neither_on_its_neighbours_nor_on_the_future(data: st.DataObject, seed: int) -> None:
     model = model_of("llama")

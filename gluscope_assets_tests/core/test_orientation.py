@@ -75,7 +75,7 @@ def tables(draw: st.DrawFn) -> pl.LazyFrame:
     return pl.DataFrame(rows, schema=schema).lazy()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(table=tables(), described=st.booleans(), marked=st.booleans())
 def test_orienting_twice_is_the_identity(table: pl.LazyFrame, described: bool, marked: bool) -> None:
     frame = describe(table) if described else table
@@ -87,7 +87,7 @@ def test_orienting_twice_is_the_identity(table: pl.LazyFrame, described: bool, m
     assert not twice["oriented"].any()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(table=tables())
 def test_the_oriented_view_of_statistics_describes_negated_ins(table: pl.LazyFrame) -> None:
     raw = describe(table).collect()

@@ -292,7 +292,7 @@ def test_a_missing_file_and_an_unknown_class_are_one_sentence(tmp_path: Path) ->
     assert "\n" not in str(raised.value)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), neurons=st.integers(3, 40), experts=st.booleans(), view=st.sampled_from(["oriented", "raw"]))
 def test_shares_add_up_and_stay_in_their_range(
     tmp_path_factory: pytest.TempPathFactory, seed: int, neurons: int, experts: bool, view: str

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
@@ -178,7 +178,6 @@ NAMES = tuple((quadrant, ranked) for quadrant in QUADRANTS for ranked in ("gate"
 
 
 @pytest.mark.parametrize("number", [np.float16, np.float32])
-@settings(deadline=None)
 @given(seed=st.integers(0, 1 << 16), signs=st.lists(st.sampled_from([1, -1]), min_size=1, max_size=4))
 def test_a_page_gets_the_lists_of_its_view_cut_to_what_it_shows(number: type, seed: int, signs: list[int]) -> None:
     generator = np.random.default_rng(seed)

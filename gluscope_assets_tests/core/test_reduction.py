@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ def random_batches(seed: int, width: int, lengths: list[list[int]], large: bool)
 
 
 @needs_compiler
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     width=st.sampled_from([1, 3, 4, 9, 63, 64, 65, 130]),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -110,7 +110,7 @@ def brute_force(rows: list[dict[str, Any]], top: TopNeurons, view: str) -> list[
     return [(row["layer"], row["neuron"]) for row in sorted(rows, key=place)[: top.top]]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 3),
     top=st.integers(1, 30),
@@ -134,7 +134,7 @@ def test_the_top_is_that_of_a_plain_sort(
     assert top_neurons(ranking, tables, view) == brute_force(rows, ranking, view)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_selections_hold_what_their_words_say(tmp_path: Path, data: st.DataObject) -> None:
     checkpoints = (("a-0000000", "a"), ("b-1111111", "b"))

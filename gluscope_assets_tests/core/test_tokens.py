@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -24,7 +24,6 @@ def byte_fallback_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_pieces_join_to_the_text(text: str) -> None:
     text = text.encode("utf-8", "ignore").decode()
