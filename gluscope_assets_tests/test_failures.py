@@ -207,7 +207,7 @@ def step_that_waits(file: str) -> None:
     """What a step's process does, as the test below starts it."""
     failures._end_with_run()
     Path(file).write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_a_step_ends_with_its_killed_run(tmp_path: Path) -> None:
