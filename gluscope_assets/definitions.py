@@ -8,19 +8,19 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from gluscope_assets.assets.activations import build_activation_shards, build_quadrant_aggregates
-from gluscope_assets.assets.corpus import build_corpus_source, build_tokenized_corpus
-from gluscope_assets.assets.model import build_model_checkpoint, build_neuron_weights
-from gluscope_assets.assets.pages import build_neuron_pages, build_published_site, build_site
-from gluscope_assets.automation import automation_sensors
-from gluscope_assets.checks import build_checks
-from gluscope_assets.failures import failure_alert_sensor
-from gluscope_assets.folders import StudyFolder, default_home
-from gluscope_assets.jobs import publish_job
-from gluscope_assets.registry import with_registry
-from gluscope_assets.resources import Device, ProgressDisplay, Storage
-from gluscope_assets.sensors import corpus_schedule, missing_schedule, new_checkpoints_sensor
-from gluscope_assets.studies.study import Study, find_studies
+from gluscope_assets.assets.activation_shards import build_activation_shards, build_quadrant_aggregates
+from gluscope_assets.assets.neuron_pages import build_neuron_pages, build_published_site, build_site
+from gluscope_assets.assets.neuron_weights import build_model_checkpoint, build_neuron_weights
+from gluscope_assets.assets.tokenized_corpus import build_corpus_source, build_tokenized_corpus
+from gluscope_assets.orchestration.automation import automation_sensors
+from gluscope_assets.orchestration.checks import build_checks
+from gluscope_assets.orchestration.jobs import publish_job
+from gluscope_assets.orchestration.resources import Device, ProgressDisplay, Storage
+from gluscope_assets.orchestration.retries import failure_alert_sensor
+from gluscope_assets.orchestration.sensors import corpus_schedule, missing_schedule, new_checkpoints_sensor
+from gluscope_assets.study.folders import StudyFolder, default_home
+from gluscope_assets.study.registry import with_registry
+from gluscope_assets.study.study import Study, find_studies
 
 ASSETS = (
     build_corpus_source,

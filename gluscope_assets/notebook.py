@@ -15,17 +15,17 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gluscope_assets.core.checkpoint import Checkpoint
-from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.collect.window_filling import window_pieces
+from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.formats import format_count, format_number, format_share, quadrant_label, signed
-from gluscope_assets.core.orientation import scan_neurons
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
-from gluscope_assets.core.tokens import TokenDecoder, visible
-from gluscope_assets.core.windows import window_pieces
-from gluscope_assets.folders import StudyFolder, default_home
-from gluscope_assets.page_sources import built_checkpoints
-from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, find_studies, load_study
+from gluscope_assets.core.tables.orientation import scan_neurons
+from gluscope_assets.study.folders import StudyFolder, default_home
+from gluscope_assets.study.sources import built_checkpoints
+from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
 
 View = Literal["oriented", "raw"]
 

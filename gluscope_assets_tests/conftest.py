@@ -20,9 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from gluscope_assets import cli
-from gluscope_assets.folders import HOME_VARIABLE, StudyFolder
-from gluscope_assets.studies.study import STUDIES_VARIABLE, Study, load_study
+from gluscope_assets.commands import main as cli
+from gluscope_assets.study.folders import HOME_VARIABLE, StudyFolder
+from gluscope_assets.study.study import STUDIES_VARIABLE, Study, load_study
 
 # Nothing is said of how long a test may take: tests beside each other take their time.
 settings.register_profile(
@@ -31,7 +31,7 @@ settings.register_profile(
 settings.load_profile("gluscope")
 
 LONGEST = (
-    "test_readme", "test_deployment", "test_commands", "test_incremental", "test_explorer", "test_collect", "test_shards",
+    "test_readme", "test_deployment", "test_commands", "test_incremental", "test_explorer", "test_job", "test_shards",
     "test_build", "test_accessibility", "test_real_model", "test_pages",
 )  # fmt: skip
 """Files that take minutes, which begin first."""
@@ -112,7 +112,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterat
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three random checkpoints."""
-    from gluscope_assets_tests.tiny import write_checkpoint
+    from gluscope_assets_tests.support.tiny import write_checkpoint
 
     with shared_folder(tmp_path_factory, "checkpoints") as (folder, is_new):
         if is_new:
@@ -124,7 +124,7 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built_tiny(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: Path) -> Workplace:
     """The tiny study, built. Shared: tests must not change it."""
-    from gluscope_assets_tests.tiny import write_tiny
+    from gluscope_assets_tests.support.tiny import write_tiny
 
     with shared_folder(tmp_path_factory, "built") as (folder, is_new):
         workplace = Workplace(folder / "tiny.yaml", folder / "home")
@@ -150,7 +150,7 @@ def tiny(tmp_path: Path, built_tiny: Workplace, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def fresh(tmp_path: Path, tiny_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """The tiny study with nothing built yet."""
-    from gluscope_assets_tests.tiny import write_tiny
+    from gluscope_assets_tests.support.tiny import write_tiny
 
     folder = tmp_path / "fresh"
     workplace = Workplace(write_tiny(folder, tiny_checkpoints), folder / "home")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from playwright.sync_api import Browser, Page
 
-from gluscope_assets_tests.browsing import built_site, chromium, neuron_pages, served
+from gluscope_assets_tests.support.browsing import built_site, chromium, neuron_pages, served
 
 SCREENS = ((1280, 800), (390, 844))
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")

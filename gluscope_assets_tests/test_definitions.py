@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 
 from gluscope_assets.definitions import build_defs
-from gluscope_assets.studies.study import find_studies, load_study
+from gluscope_assets.study.study import find_studies, load_study
 from gluscope_assets_tests.conftest import Workplace
-from gluscope_assets_tests.tiny import study_content, write_corpus, write_study
+from gluscope_assets_tests.support.tiny import study_content, write_corpus, write_study
 
 STAGES = {
     "corpus_source": set(),

@@ -17,12 +17,20 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster._grpc.types import GetCurrentRunsResult
 from dagster._serdes import serialize_value
 
-from gluscope_assets.core.checkpoint import resolve_checkpoint
-from gluscope_assets.launcher import CodeServerRunLauncher
-from gluscope_assets.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
-from gluscope_assets.resources import GPU_POOL
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.orchestration.launcher import CodeServerRunLauncher
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.resources import GPU_POOL
 from gluscope_assets_tests.conftest import Workplace
-from gluscope_assets_tests.deployed import COMPOSE, DAGSTER_YAML, DEPLOYMENT, SERVICES, Deployed, deployed, postgresql_programs
+from gluscope_assets_tests.support.deployed import (
+    COMPOSE,
+    DAGSTER_YAML,
+    DEPLOYMENT,
+    SERVICES,
+    Deployed,
+    deployed,
+    postgresql_programs,
+)
 
 # What the files say
 

@@ -11,17 +11,17 @@ import dagster as dg
 import pytest
 import yaml
 
-from gluscope_assets import versions
-from gluscope_assets.core import corpus as corpus_module
-from gluscope_assets.core import templates
-from gluscope_assets.core.collect import ShardState
-from gluscope_assets.core.corpus import TokenizedCorpus
-from gluscope_assets.core.neuron_page import LayerPages
+from gluscope_assets.core.collect.job import ShardState
+from gluscope_assets.core.corpus import tokenize as corpus_module
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.pages import templates
+from gluscope_assets.core.pages.layer_pages import LayerPages
 from gluscope_assets.definitions import build_defs
-from gluscope_assets.versions import recorded_fingerprint
+from gluscope_assets.study import fingerprints as versions
+from gluscope_assets.study.fingerprints import recorded_fingerprint
+from gluscope_assets_tests.commands.test_build import change
 from gluscope_assets_tests.conftest import Workplace
-from gluscope_assets_tests.test_build import change
-from gluscope_assets_tests.tiny import LAYERS, WIDTH, write_checkpoint, write_tokenizer
+from gluscope_assets_tests.support.tiny import LAYERS, WIDTH, write_checkpoint, write_tokenizer
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "incremental.md"
 ALL_PAGES = LAYERS * (WIDTH + 2)

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 
 import gluscope_assets
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.formats import format_share
+from gluscope_assets.core.pages.formats import format_share
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.notebook import Neuron, OpenedStudy
 from gluscope_assets_tests.conftest import Workplace
-from gluscope_assets_tests.tiny import LAYERS, WIDTH
+from gluscope_assets_tests.support.tiny import LAYERS, WIDTH
 
 
 @pytest.fixture(scope="module")

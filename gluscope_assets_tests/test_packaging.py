@@ -44,11 +44,11 @@ def test_the_wheel_holds_templates_studies_and_demo_checkpoints(wheel: Path) -> 
         for path in (ROOT / "site" / folder).rglob("*"):
             if path.is_file():
                 assert f"gluscope_assets/_site/{path.relative_to(ROOT / 'site').as_posix()}" in names
-    demo = yaml.safe_load((ROOT / "gluscope_assets" / "studies" / "demo.yaml").read_text())
+    demo = yaml.safe_load((ROOT / "gluscope_assets" / "study" / "demo.yaml").read_text())
     for checkpoint in demo["model"]["checkpoints"]:
         folder = checkpoint["path"].removeprefix("../")
         assert {f"gluscope_assets/{folder}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")} <= names
-    assert {"gluscope_assets/studies/demo.yaml", "gluscope_assets/py.typed"} <= names
+    assert {"gluscope_assets/study/demo.yaml", "gluscope_assets/py.typed"} <= names
     assert not [name for name in names if "_tests" in name or "__pycache__" in name]
 
 
@@ -60,8 +60,8 @@ def test_the_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> N
     )
     code = (
         "import gluscope_assets, sys\n"
-        "from gluscope_assets.cli import main\n"
-        "from gluscope_assets.core.templates import template_folder\n"
+        "from gluscope_assets.commands.main import main\n"
+        "from gluscope_assets.core.pages.templates import template_folder\n"
         "print(gluscope_assets.__file__, template_folder(), sep='\\n')\n"
         "sys.exit(main(['studies']))\n"
     )

@@ -22,10 +22,10 @@ import polars as pl
 import pytest
 import yaml
 
-from gluscope_assets.core.corpus import TokenizedCorpus
+from gluscope_assets.core.corpus.decoder import TokenDecoder
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.quadrants import oriented_quadrant
-from gluscope_assets.core.tokens import TokenDecoder
-from gluscope_assets.studies.study import load_study
+from gluscope_assets.study.study import load_study
 from gluscope_assets_tests.site.conftest import needs_chromium
 
 ROOT = Path(__file__).parents[1]

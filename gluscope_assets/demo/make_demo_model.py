@@ -40,7 +40,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from gluscope_assets.core.documents import TEST_FOLDERS, Document, standard_library, standard_library_files
+from gluscope_assets.core.corpus.documents import TEST_FOLDERS, Document, standard_library, standard_library_files
 
 SEED = 20240
 BOS = "<s>"

@@ -30,18 +30,18 @@ import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from gluscope_assets.core import kernel, shards
-from gluscope_assets.core.aggregate import TABLES
-from gluscope_assets.core.anatomy import find_gated_mlps
-from gluscope_assets.core.checkpoint import load_model, resolve_checkpoint
-from gluscope_assets.core.collect import ShardState, one_thread_each, plan_workers, wait_for_all
-from gluscope_assets.core.corpus import TokenizedCorpus, cut_into_packs, tokenize_corpus
-from gluscope_assets.core.forward import Batch, Forward, batch_of
-from gluscope_assets.core.gated_mlp import Activations
+from gluscope_assets.core.collect import kernel, shards
+from gluscope_assets.core.collect.forward import Batch, Forward, batch_of
+from gluscope_assets.core.collect.job import ShardState, one_thread_each, plan_workers, wait_for_all
+from gluscope_assets.core.collect.reduction import LayerState, compiled_text_statistics, text_statistics
+from gluscope_assets.core.corpus.sample import choose_sample
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, cut_into_packs, tokenize_corpus
+from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.checkpoint import load_model, resolve_checkpoint
+from gluscope_assets.core.model.gated_mlp import Activations
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
-from gluscope_assets.core.reduction import LayerState, compiled_text_statistics, text_statistics
-from gluscope_assets.core.sample import choose_sample
-from gluscope_assets_tests.core.reference import mlp_of
+from gluscope_assets.core.tables.aggregate import TABLES
+from gluscope_assets_tests.support.reference import mlp_of
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RUNS = 5

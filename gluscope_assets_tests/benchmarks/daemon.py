@@ -15,12 +15,12 @@ import dagster as dg
 import rich.table
 from rich.console import Console
 
-from gluscope_assets.core.checkpoint import resolve_checkpoint
-from gluscope_assets.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
-from gluscope_assets.plan import LAYER_STAGES
-from gluscope_assets.resources import GPU_POOL
-from gluscope_assets.studies.study import SHIPPED, load_study
-from gluscope_assets_tests.deployed import DAGSTER_YAML, SERVICES, Deployed, deployed, until
+from gluscope_assets.commands.plan import LAYER_STAGES
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.resources import GPU_POOL
+from gluscope_assets.study.study import SHIPPED, load_study
+from gluscope_assets_tests.support.deployed import DAGSTER_YAML, SERVICES, Deployed, deployed, until
 
 
 def build(services: Deployed, instance: dg.DagsterInstance, runs: Sequence[str]) -> None:

@@ -23,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from gluscope_assets.core.columns import COLUMNS, write_columns, write_vocabulary
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection
+from gluscope_assets.core.pages.explorer_columns import COLUMNS, write_columns, write_vocabulary
+from gluscope_assets.core.pages.site_map import MANIFEST, SiteMap, manifest_text, read_manifest
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
-from gluscope_assets.core.site import render_site
-from gluscope_assets.core.site_map import MANIFEST, SiteMap, manifest_text, read_manifest
+from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import CHROMIUM
-from gluscope_assets_tests.site.synthetic import Study
+from gluscope_assets_tests.support.synthetic import Study
 
 LAYERS, WIDTH, POSITIONS = 32, 15_625, 20_000_000
 KEY = "late-1111111"

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gluscope_assets.core.aggregate import Aggregate, read_aggregate
-from gluscope_assets.core.anatomy import find_gated_mlps
-from gluscope_assets.core.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
-from gluscope_assets.core.collect import Collection, collect
-from gluscope_assets.core.corpus import TokenizedCorpus, tokenize_corpus
-from gluscope_assets.core.forward import Forward
-from gluscope_assets.core.gated_mlp import Activations, GatedMLP
+from gluscope_assets.core.collect.forward import Forward
+from gluscope_assets.core.collect.job import Collection, collect
+from gluscope_assets.core.collect.shards import layer_folder, shard_folder
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, tokenize_corpus
+from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
+from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
-from gluscope_assets.core.shards import layer_folder, shard_folder
-from gluscope_assets.studies.study import find_studies
+from gluscope_assets.core.tables.aggregate import Aggregate, read_aggregate
+from gluscope_assets.study.study import find_studies
 from gluscope_assets_tests.benchmarks.collection import DATA, table
 
 

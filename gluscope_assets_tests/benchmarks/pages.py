@@ -17,7 +17,7 @@ from typing import Any
 
 from playwright.sync_api import Browser
 
-from gluscope_assets_tests.browsing import built_site, chromium, neuron_pages, served
+from gluscope_assets_tests.support.browsing import built_site, chromium, neuron_pages, served
 
 SLOWDOWN = 4
 SETTLED_MILLISECONDS = 1500

@@ -26,13 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.rendering import LayerSource, render_layers
-from gluscope_assets.folders import StudyFolder, default_home
-from gluscope_assets.studies.study import SHIPPED, load_study
+from gluscope_assets.core.pages.rendering import LayerSource, render_layers
+from gluscope_assets.study.folders import StudyFolder, default_home
+from gluscope_assets.study.study import SHIPPED, load_study
 
 if TYPE_CHECKING:
     # A worker imports this module again, and should find it as light as the command line's.
-    from gluscope_assets.core.on_demand import OnDemand
+    from gluscope_assets.core.serve.on_demand import OnDemand
 
 RUNS = 5
 PROCESSES = (1, 2)
@@ -58,7 +58,7 @@ class Run:
 
 def demo_sources() -> list[LayerSource]:
     """The layers of all checkpoints of the built demo."""
-    from gluscope_assets.page_sources import all_sources
+    from gluscope_assets.study.sources import all_sources
 
     study, folder = load_study(SHIPPED / "demo.yaml"), StudyFolder(default_home() / "demo")
     sources = all_sources(study, folder)
@@ -110,7 +110,7 @@ def print_speed(last: Sequence[LayerSource], every: Sequence[LayerSource], folde
 
 
 def print_weight(last: Sequence[LayerSource], folder: Path) -> None:
-    from gluscope_assets.core.site import render_site
+    from gluscope_assets.core.site.site import render_site
 
     list(render_layers(folder, last))
     render_site(folder, last[0].site_map)
@@ -164,7 +164,7 @@ def seconds_of(served: "OnDemand", source: LayerSource, name: object) -> float:
 
 
 def print_latency(sources: Sequence[LayerSource]) -> None:
-    from gluscope_assets.core.on_demand import OnDemand
+    from gluscope_assets.core.serve.on_demand import OnDemand
 
     print("\n| a page that nobody has built | the first | a further one, median (most) | the layer's own |\n|---|---|---|---|")
     for source in sources:

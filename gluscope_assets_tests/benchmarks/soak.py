@@ -15,15 +15,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from gluscope_assets.core.checkpoint import resolve_checkpoint
-from gluscope_assets.core.collect import Collection, collect
-from gluscope_assets.core.corpus import tokenize_corpus
+from gluscope_assets.core.collect.job import Collection, collect
+from gluscope_assets.core.corpus.tokenize import tokenize_corpus
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
-from gluscope_assets_tests.tiny import LAYERS, write_checkpoint, write_corpus
+from gluscope_assets_tests.support.tiny import LAYERS, write_checkpoint, write_corpus
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Processes that begin with everything imported, which takes longer than the collection."""
-CONTEXT.set_forkserver_preload(["gluscope_assets.core.collect"])
+CONTEXT.set_forkserver_preload(["gluscope_assets.core.collect.job"])
 
 
 def small_collection(folder: Path, root: str, shards: int = 12) -> Collection:

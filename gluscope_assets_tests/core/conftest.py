@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gluscope_assets.core.checkpoint import resolve_checkpoint
-from gluscope_assets.core.collect import Collection, collect
-from gluscope_assets.core.corpus import tokenize_corpus
+from gluscope_assets.core.collect.job import Collection, collect
+from gluscope_assets.core.collect.shards import merge_shards
+from gluscope_assets.core.corpus.tokenize import tokenize_corpus
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
-from gluscope_assets.core.shards import merge_shards
 from gluscope_assets_tests.conftest import shared_folder
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))

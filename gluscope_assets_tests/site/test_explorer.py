@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from gluscope_assets.core import columns as explorer_columns
-from gluscope_assets.core.columns import TOKENS_AFTER, TOKENS_BEFORE, write_columns
+from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.files import write_parquet
+from gluscope_assets.core.pages import explorer_columns
+from gluscope_assets.core.pages.explorer_columns import TOKENS_AFTER, TOKENS_BEFORE, write_columns
+from gluscope_assets.core.pages.site_map import MANIFEST, manifest_text
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
-from gluscope_assets.core.site import render_site
-from gluscope_assets.core.site_map import MANIFEST, manifest_text
-from gluscope_assets.core.tokens import visible
+from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number
-from gluscope_assets_tests.site.synthetic import HOSTILE, Study
+from gluscope_assets_tests.support.synthetic import HOSTILE, Study
 
 pytestmark = needs_chromium
 

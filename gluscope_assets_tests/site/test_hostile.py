@@ -3,11 +3,11 @@
 import pytest
 from playwright.sync_api import Browser, Page
 
+from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.quadrants import ACTIVATIONS
-from gluscope_assets.core.tokens import visible
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium
-from gluscope_assets_tests.site.synthetic import BEGIN, DOCUMENTS, HOSTILE, LONG_WORD, Study
 from gluscope_assets_tests.site.test_pages import choose, open_neuron, places, settle
+from gluscope_assets_tests.support.synthetic import BEGIN, DOCUMENTS, HOSTILE, LONG_WORD, Study
 
 pytestmark = needs_chromium
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number
-from gluscope_assets_tests.site.synthetic import Study
+from gluscope_assets_tests.support.synthetic import Study
 
 pytestmark = needs_chromium
 

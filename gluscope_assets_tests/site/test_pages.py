@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, oriented_quadrant
-from gluscope_assets.core.site import render_site
-from gluscope_assets.core.tokens import visible
+from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number, requested
-from gluscope_assets_tests.site.synthetic import DOCUMENTS, Study
+from gluscope_assets_tests.support.synthetic import DOCUMENTS, Study
 
 pytestmark = needs_chromium
 

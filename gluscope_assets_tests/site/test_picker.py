@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from gluscope_assets.core.on_demand import OnDemand
 from gluscope_assets.core.options import PageSelection
-from gluscope_assets.core.site import render_site
-from gluscope_assets.core.site_map import Part, SiteMap
-from gluscope_assets.serving import open_server
+from gluscope_assets.core.pages.site_map import Part, SiteMap
+from gluscope_assets.core.serve.on_demand import OnDemand
+from gluscope_assets.core.serve.server import open_server
+from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium
-from gluscope_assets_tests.site.sources import sources_of, write_inputs
-from gluscope_assets_tests.site.synthetic import Study
+from gluscope_assets_tests.support.layer_sources import sources_of, write_inputs
+from gluscope_assets_tests.support.synthetic import Study
 
 pytestmark = needs_chromium
 

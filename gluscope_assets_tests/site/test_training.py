@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from gluscope_assets.core.formats import format_share
+from gluscope_assets.core.pages.formats import format_share
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
-from gluscope_assets.core.site import render_site
+from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium
-from gluscope_assets_tests.site.synthetic import Study
+from gluscope_assets_tests.support.synthetic import Study
 
 pytestmark = needs_chromium
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import PublishOptions
-from gluscope_assets.core.publishing import bucket, folder, git_branch, hub
+from gluscope_assets.core.publishing import bucket, folder, hub
+from gluscope_assets.core.publishing import git as git_branch
 from gluscope_assets.core.publishing.contents import Publication, Report, contents_of
 
 

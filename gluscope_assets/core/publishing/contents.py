@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_of, sha256_of
-from gluscope_assets.core.site_map import MANIFEST
+from gluscope_assets.core.pages.site_map import MANIFEST
 
 Report = Callable[[str], None]
 """Takes a line for the log."""

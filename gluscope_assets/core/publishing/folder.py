@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import sha256_of
+from gluscope_assets.core.pages.site_map import MANIFEST
 from gluscope_assets.core.publishing.contents import Contents, Publication, Report, check_size, contents_of
-from gluscope_assets.core.site_map import MANIFEST
 
 EXCHANGE = 2
 """renameat2's flag for two paths that trade places."""

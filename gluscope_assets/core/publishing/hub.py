@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gluscope_assets.core.checkpoint import hub_errors
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.model.checkpoint import hub_errors
 from gluscope_assets.core.options import HubTarget
 from gluscope_assets.core.publishing.contents import Contents, Publication, Report, blob_id, check_size
 

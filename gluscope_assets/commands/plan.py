@@ -1,0 +1,187 @@
+"""What a build has to run: the results whose fingerprint is not the expected one, or whose files are gone.
+
+The expected fingerprints follow from options and inputs alone, from the top of the graph down, so nothing has to run to
+know them. Running the plan belongs to `main.py`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import dagster as dg
+
+from gluscope_assets.core.collect.shards import RECORD
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
+from gluscope_assets.core.pages.site_map import MANIFEST
+from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
+from gluscope_assets.study.fingerprints import DATA_VERSION_TAG, fingerprint, layers_behind, page_inputs, rendered_fingerprints
+from gluscope_assets.study.folders import StudyFolder
+from gluscope_assets.study.study import Study
+
+LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
+"""The stages with a partition for each checkpoint and layer, in the order of the graph."""
+
+RECORDS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """One run: some stages of adjacent layers of one checkpoint."""
+
+    checkpoint: Checkpoint
+    first_layer: int
+    last_layer: int
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build runs, in this order."""
+
+    new_checkpoints: list[Checkpoint]
+    """Checkpoints without a partition."""
+    observe_source: bool
+    corpus: bool
+    layer_runs: list[LayerRun]
+    site: bool
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.new_checkpoints or self.observe_source or self.corpus or self.layer_runs or self.site)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Compares what a study's results should be made from with what its instance says they were made from."""
+
+    study: Study
+    folder: StudyFolder
+    instance: dg.DagsterInstance
+    source: str
+    """The version of the corpus source's content."""
+    checkpoints: Sequence[Checkpoint]
+    """All checkpoints of the study."""
+    corpus: str = field(init=False)
+    """The expected fingerprint of the tokenized corpus."""
+
+    def __post_init__(self) -> None:
+        inputs = {"source": self.source, "tokenizer": tokenizer_hash(self.checkpoints[0])}
+        object.__setattr__(self, "corpus", fingerprint(self.study, "tokenized_corpus", inputs))
+
+    def plan(self, chosen: Sequence[Checkpoint], layers: Sequence[int]) -> Plan:
+        """What makes `layers` of the `chosen` checkpoints fresh, and the corpus and the site.
+
+        InputError if their pages are chosen by a ranking of layers that are neither asked for nor there.
+        """
+        partitions = set(self.instance.get_dynamic_partitions(checkpoint_partitions(self.study).name or ""))
+        # The site shows what is there, of the other checkpoints and layers too.
+        pages = rendered_fingerprints(self.study, self.folder, self.checkpoints)
+        runs = []
+        for checkpoint in chosen:
+            self._check_rankings(checkpoint, layers)
+            expected = self.layer_fingerprints(checkpoint, layers)
+            stale = {stage: self._stale_layers(checkpoint, stage, expected[stage], layers) for stage in LAYER_STAGES}
+            # Dropped shards cannot be merged again.
+            stale["activation_shards"] |= {
+                layer
+                for layer in stale["quadrant_aggregates"]
+                if not (self.folder.first_shard(checkpoint.key, layer) / "statistics.parquet").is_file()
+            }
+            runs += self._runs(checkpoint, stale)
+            pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"][layer] for layer in layers}
+        site = fingerprint(self.study, "site", {"neuron_pages": pages})
+        return Plan(
+            new_checkpoints=[checkpoint for checkpoint in self.checkpoints if checkpoint.key not in partitions],
+            observe_source=self._observed_source() != self.source,
+            corpus=not self._is_fresh("tokenized_corpus", self.corpus, self.folder.corpus),
+            layer_runs=runs,
+            site=not self._is_fresh("site", site, self.folder.site / MANIFEST),
+        )
+
+    def _runs(self, checkpoint: Checkpoint, stale: Mapping[str, set[int]]) -> list[LayerRun]:
+        stages = tuple(stage for stage in LAYER_STAGES if stale[stage])
+        spans = adjacent(set().union(*stale.values()), self.study.model.layer_numbers)
+        # A ranking of all layers needs the tables of all of them before it gives any pages.
+        apart = len(spans) > 1 and "neuron_pages" in stages
+        parts = (stages[:-1], stages[-1:]) if apart else (stages,)
+        return [LayerRun(checkpoint, first, last, part) for part in parts if part for first, last in spans]
+
+    def _check_rankings(self, checkpoint: Checkpoint, layers: Sequence[int]) -> None:
+        for layer in layers:
+            for other in set(layers_behind(self.study, checkpoint.name, layer)) - set(layers):
+                for stage in ("neuron_weights", "quadrant_aggregates"):
+                    if not self._file(checkpoint, stage, other).is_file():
+                        raise InputError(
+                            f"site.pages ranks the neurons of layer {layer} together with those of layer {other}, which is "
+                            f"not built at {checkpoint.name}; build both."
+                        )
+
+    def layer_fingerprints(self, checkpoint: Checkpoint, layers: Sequence[int]) -> dict[str, dict[int, str]]:
+        """The expected fingerprint of each of `LAYER_STAGES` for each layer."""
+        study = self.study
+        weights = fingerprint(study, "neuron_weights", {"weights": checkpoint.weights_hash})
+        inputs = {"tokenized_corpus": self.corpus, "weights": checkpoint.weights_hash}
+        shards = fingerprint(study, "activation_shards", inputs)
+        aggregates = fingerprint(study, "quadrant_aggregates", {"activation_shards": shards})
+        # Equal for all layers: what they are made from is.
+        tables = dict.fromkeys(study.model.layer_numbers, (weights, aggregates))
+        pages = {
+            layer: fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, layer, self.corpus, tables))
+            for layer in layers
+        }
+        same = (dict.fromkeys(layers, one) for one in (weights, shards, aggregates))
+        return dict(zip(LAYER_STAGES, (*same, pages), strict=True))
+
+    def _stale_layers(self, checkpoint: Checkpoint, stage: str, expected: Mapping[int, str], layers: Sequence[int]) -> set[int]:
+        keys = {layer: str(partition_key(checkpoint.key, layer)) for layer in layers}
+        recorded = self._recorded(stage, list(keys.values()))
+        return {
+            layer
+            for layer, key in keys.items()
+            if recorded.get(key) != expected[layer] or not self._file(checkpoint, stage, layer).is_file()
+        }
+
+    def _file(self, checkpoint: Checkpoint, stage: str, layer: int) -> Path:
+        """A file that is there if the stage's result for a layer is."""
+        return {
+            "neuron_weights": self.folder.weights(checkpoint.key, layer),
+            "activation_shards": self.folder.first_shard(checkpoint.key, layer).parent / RECORD,
+            "quadrant_aggregates": self.folder.aggregate(checkpoint.key, layer) / "statistics.parquet",
+            "neuron_pages": self.folder.page_report(checkpoint.key, layer),
+        }[stage]
+
+    def _is_fresh(self, stage: str, expected: str, file: Path) -> bool:
+        return file.is_file() and self._recorded(stage, None).get(None) == expected
+
+    def _recorded(self, stage: str, partitions: Collection[str] | None) -> dict[str | None, str]:
+        """The fingerprint in the latest materialization of each of `partitions`, or of an asset without partitions."""
+        records_filter = dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey([self.study.name, stage]),
+            asset_partitions=None if partitions is None else list(partitions),
+        )
+        found: dict[str | None, str] = {}
+        cursor = None
+        while True:
+            batch = self.instance.fetch_materializations(records_filter, limit=RECORDS_AT_ONCE, cursor=cursor)
+            for record in batch.records:
+                if record.asset_materialization is not None:
+                    recorded = record.asset_materialization.metadata.get("fingerprint")
+                    found.setdefault(record.partition_key, str(recorded.value if recorded is not None else ""))
+            if not batch.has_more or len(found) == (1 if partitions is None else len(partitions)):
+                return found
+            cursor = batch.cursor
+
+    def _observed_source(self) -> str | None:
+        """The version of the corpus source that was observed last."""
+        key = dg.AssetKey([self.study.name, "corpus_source"])
+        records = self.instance.fetch_observations(key, limit=1).records
+        observation = records[0].asset_observation if records else None
+        return observation.tags.get(DATA_VERSION_TAG) if observation is not None else None
+
+
+def adjacent(chosen: Collection[int], layers: Sequence[int]) -> list[tuple[int, int]]:
+    """The (first, last) of each run of neighbours in `layers`: {0, 2, 3} of 0 to 3 gives (0, 0) and (2, 3)."""
+    runs = [list(group) for is_chosen, group in groupby(layers, key=lambda layer: layer in chosen) if is_chosen]
+    return [(run[0], run[-1]) for run in runs]

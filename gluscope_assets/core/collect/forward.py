@@ -1,0 +1,364 @@
+"""The forward pass over a pack of texts, at its best: without padding where the model can, else in padded batches.
+
+What belongs here: how texts are laid out for a model, and the attention that keeps packed texts apart. What does not:
+which modules are tapped (`gated_mlp`) and what is computed from the activations (`reduction`).
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
+from gluscope_assets.core.model.taps import Receiver, Taps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+PACKED_ATTENTION = "gluscope_packed"
+"""The name under which transformers knows `packed_attention`."""
+
+LEAST_FILLED = 0.8
+"""A padded batch ends before more than the rest of its cells would be padding."""
+
+PROBE_LENGTHS = (3, 5)
+PROBE_TOLERANCE = 0.05
+"""Relative difference of mean |gate| and |in| between texts packed and alone. Rounding is far below, a leak far above."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts that are forwarded together, one after the other."""
+
+    text: npt.NDArray[np.int32]
+    """[texts]"""
+    length: npt.NDArray[np.int64]
+    """[texts], in tokens."""
+    token: npt.NDArray[np.int64]
+    """[tokens]"""
+    counted: npt.NDArray[np.bool_]
+    """[tokens]"""
+    position: npt.NDArray[np.int32]
+    """[tokens], each token's place in its text: 0, 1, … or, in a part, the places of its tokens, ascending."""
+    is_part: bool = False
+    """Whether tokens of the texts are missing: an expert sees only those routed to it."""
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """[texts + 1]; text i is token[offsets[i]:offsets[i + 1]]."""
+        return np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
+
+    def part(self, tokens: npt.NDArray[np.int64]) -> "Batch":
+        """Some tokens, ascending, with only those texts that have any."""
+        text = np.searchsorted(self.offsets, tokens, side="right") - 1
+        present, length = np.unique(text, return_counts=True)
+        return Batch(
+            self.text[present], length.astype(np.int64), self.token[tokens], self.counted[tokens], self.position[tokens], True
+        )
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The batch of at least two whole texts in two, each with at least one and about half of the tokens."""
+        cut = min(max(int(np.searchsorted(self.offsets, len(self.token) / 2)), 1), len(self.text) - 1)
+        end = int(self.offsets[cut])
+        return (
+            Batch.whole(self.text[:cut], self.length[:cut], self.token[:end], self.counted[:end]),
+            Batch.whole(self.text[cut:], self.length[cut:], self.token[end:], self.counted[end:]),
+        )
+
+    @classmethod
+    def whole(
+        cls,
+        text: npt.NDArray[np.integer],
+        length: npt.NDArray[np.int64],
+        token: npt.NDArray[np.integer],
+        counted: npt.NDArray[np.bool_],
+    ) -> "Batch":
+        """A batch of whole texts."""
+        first = np.repeat(np.cumsum(length) - length, length)
+        position = (np.arange(len(token)) - first).astype(np.int32)
+        return cls(text.astype(np.int32), length, token.astype(np.int64), counted, position)
+
+
+def batch_of(corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> Batch:
+    """Some texts of a corpus."""
+    place = np.concatenate([np.arange(corpus.offsets[text], corpus.offsets[text + 1]) for text in texts])
+    counted = np.ones(len(place), bool) if count_special_tokens else ~corpus.special[place]
+    length = corpus.offsets[texts + 1] - corpus.offsets[texts]
+    return Batch.whole(texts, length, corpus.token[place], counted)
+
+
+class Forward(AbstractContextManager["Forward"]):
+    """A model with taps on some of its gated MLPs. While open, `run` forwards batches; threads may run at once."""
+
+    def __init__(self, model: "PreTrainedModel | nn.Module", mlps: Sequence[GatedMLP], stack: Stack | None = None) -> None:
+        self.model, self.stack = model, stack
+        self.taps = Taps(model, mlps)
+        self.device = next(model.parameters()).device
+        self.packed = False
+        self.usual_attention: str | None = None
+
+    def __enter__(self) -> "Forward":
+        self.taps.__enter__()
+        self.packed = self._can_pack()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._restore_attention()
+        self.taps.__exit__(*exception)
+
+    def batches(self, corpus: TokenizedCorpus, pack: range, count_special_tokens: bool) -> Iterator[Batch]:
+        """A pack as the model takes it: whole, or in padded batches of texts of similar lengths."""
+        texts = np.arange(pack.start, pack.stop)
+        if self.packed:
+            yield batch_of(corpus, texts, count_special_tokens)
+            return
+        length = corpus.offsets[texts + 1] - corpus.offsets[texts]
+        for group in similar_lengths(length):
+            yield batch_of(corpus, texts[group], count_special_tokens)
+
+    def run(self, batch: Batch, receive: Receiver) -> None:
+        """Forward a batch. `receive` gets each block's activations, with the batch's tokens that their rows are of."""
+        token = torch.from_numpy(batch.token).to(self.device)
+        if self.packed:
+            position = torch.from_numpy(batch.position.astype(np.int64)).to(self.device)
+            pack = Pack.of(batch.length, self.device)
+            forward = partial(self._forward, token[None], position_ids=position[None], gluscope_pack=pack)
+            self.taps.run(forward, _checked(receive, len(token)))
+            return
+        real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)
+        padded = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
+        padded[real] = token
+        rows = real.flatten().nonzero()[:, 0]
+        token_of = torch.full((real.numel(),), -1, device=self.device)
+        token_of[rows] = torch.arange(len(rows), device=self.device)
+
+        def real_part(activations: Activations) -> Activations:
+            device = activations.gate.device
+            if activations.tokens is None:
+                return activations.rows(rows.to(device))
+            tokens = token_of.to(device)[activations.tokens]
+            kept = (tokens >= 0).nonzero()[:, 0]
+            return activations.rows(kept, tokens[kept])
+
+        def receive_real(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
+            receive(block, [(mlp, real_part(activations)) for mlp, activations in found])
+
+        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), _checked(receive_real, real.numel()))
+
+    def _forward(self, token: Tensor, attention_mask: Tensor | None = None, **others: Any) -> None:
+        """Run the model, or its wanted stack. A decoder reads the text that its encoder reads."""
+        model: Any = self.model
+        if self.stack == "encoder":
+            model = model.get_encoder()
+        if attention_mask is not None:
+            others["attention_mask"] = attention_mask
+        if self.stack == "decoder":
+            others["decoder_input_ids"] = token
+            if attention_mask is not None:
+                others["decoder_attention_mask"] = attention_mask
+        elif self.stack is None:
+            others["use_cache"] = False
+        model(input_ids=token, **others)
+
+    def _can_pack(self) -> bool:
+        """Make the model's attention keep packed texts apart, if it can be made to; a line in the log if not."""
+        model: Any = self.model
+        if not getattr(model, "_supports_attention_backend", False):
+            logger.warning("%s is forwarded in padded batches: its attention cannot be exchanged.", type(model).__name__)
+            return False
+        self.usual_attention = model.config._attn_implementation
+        vocabulary = model.get_input_embeddings().weight.shape[0]
+        length = np.array(PROBE_LENGTHS)
+        token = np.arange(length.sum()) % vocabulary
+        both = Batch.whole(np.arange(2), length, token, np.ones(len(token), bool))
+        parts = np.split(token, length[:1])
+        alone = [Batch.whole(np.arange(1), length[i : i + 1], part, np.ones(len(part), bool)) for i, part in enumerate(parts)]
+        expected = [torch.cat(pair) for pair in zip(*map(self._gates_and_ins, alone), strict=True)]
+        try:
+            model.set_attn_implementation(PACKED_ATTENTION)
+            self.packed = True
+            found = self._gates_and_ins(both)
+            differs = max(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(found, expected, strict=True))
+            if differs < PROBE_TOLERANCE:
+                return True
+            reason = "its texts do not keep apart in a pack"
+        except Exception as error:  # whatever a model of any architecture may raise
+            reason = f"packing fails with {type(error).__name__}: {error}"
+        self._restore_attention()
+        logger.warning("%s is forwarded in padded batches: %s.", type(model).__name__, reason)
+        return False
+
+    def _restore_attention(self) -> None:
+        self.packed = False
+        if self.usual_attention is not None:
+            model: Any = self.model
+            model.set_attn_implementation(self.usual_attention)
+            self.usual_attention = None
+
+    def _gates_and_ins(self, batch: Batch) -> list[Tensor]:
+        """Of each MLP that all tokens enter, [tokens, neurons]; of a block that has experts alone, their `_sums`."""
+        found: list[Tensor] = []
+
+        def receive(block: str, activations: list[tuple[GatedMLP, Activations]]) -> None:
+            for _, part in activations:
+                if part.tokens is None:
+                    found.extend((part.gate.float(), part.in_.float()))
+            if all(part.tokens is not None for _, part in activations):
+                found.append(_sums(activations, len(batch.token)))
+
+        self.run(batch, receive)
+        return found
+
+
+def _checked(receive: Receiver, tokens: int) -> Receiver:
+    """`receive`, after an InputError if a block does not have a row for each token."""
+
+    def receive_checked(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
+        for mlp, activations in found:
+            if activations.tokens is None and len(activations.gate) != tokens:
+                raise InputError(
+                    f"{mlp.path} computes {len(activations.gate)} rows for {tokens} tokens; choose layers or a model with one "
+                    f"row for each token."
+                )
+        receive(block, found)
+
+    return receive_checked
+
+
+def _sums(found: list[tuple[GatedMLP, Activations]], tokens: int) -> Tensor:
+    """[tokens, 2], the sums of |gate| and |in| over all neurons of the experts that each token is routed to."""
+    sums = torch.zeros(tokens, 2)
+    for _, part in found:
+        assert part.tokens is not None
+        both = torch.stack([part.gate.float().abs().sum(dim=1), part.in_.float().abs().sum(dim=1)], dim=1)
+        sums.index_add_(0, part.tokens.cpu(), both.cpu())
+    return sums
+
+
+def similar_lengths(length: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of texts in groups whose longest leaves little padding, each group in ascending order."""
+    order = np.argsort(-length, kind="stable")
+    first, held = 0, 0
+    for place, text in enumerate(order):
+        held += int(length[text])
+        if held < LEAST_FILLED * length[order[first]] * (place + 1 - first):
+            yield np.sort(order[first:place])
+            first, held = place, int(length[text])
+    yield np.sort(order[first:])
+
+
+# Attention over packed texts
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Where the texts of a pack lie, as attention needs it."""
+
+    runs: tuple[tuple[int, int, int], ...]
+    """(first token, texts, tokens a text) of each run of texts of equal length."""
+    offsets: Tensor
+    """[texts + 1], int32, on the model's device."""
+    longest: int
+
+    @classmethod
+    def of(cls, length: npt.NDArray[np.int64], device: torch.device) -> "Pack":
+        """The pack of texts of these lengths."""
+        runs, first = [], 0
+        for tokens, group in groupby(length.tolist()):
+            texts = len(list(group))
+            runs.append((first, texts, tokens))
+            first += texts * tokens
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(length)]).astype(np.int32)).to(device)
+        return cls(tuple(runs), offsets, int(length.max()))
+
+
+UNDERSTOOD = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+"""Arguments of attention functions that change nothing here. Any other that is given is refused: it may."""
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    gluscope_pack: Pack | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside each text of a pack. query is [1, heads, tokens, size]; gives [1, tokens, heads, size].
+
+    ValueError if the model asks for something that is not done here, such as capped scores.
+    """
+    given = sorted(name for name, argument in others.items() if argument is not None and name not in UNDERSTOOD)
+    if gluscope_pack is None or given:
+        raise ValueError(f"packed attention knows no {', '.join(given) or 'pack'}")
+    causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
+    if sliding_window is not None and not causal:
+        raise ValueError("packed attention knows no window that looks ahead")
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _variable_length(query, key, value, gluscope_pack, causal, sliding_window, scaling)[None], None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    output = query.new_empty(*query.shape[:2], value.shape[2])
+    for first, texts, tokens in gluscope_pack.runs:
+        part = slice(first, first + texts * tokens)
+        q, k, v = (whole[part].view(texts, tokens, *whole.shape[1:]).transpose(1, 2) for whole in (query, key, value))
+        mask = None
+        if sliding_window is not None and sliding_window < tokens:
+            distance = torch.arange(tokens, device=q.device)[:, None] - torch.arange(tokens, device=q.device)
+            mask = (distance >= 0) & (distance < sliding_window)
+        attended = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scaling
+        )
+        output[part] = attended.transpose(1, 2).flatten(0, 1)
+    return output[None], None
+
+
+def _variable_length(
+    query: Tensor, key: Tensor, value: Tensor, pack: Pack, causal: bool, sliding_window: int | None, scaling: float | None
+) -> Tensor:
+    """The same in one call of torch's FlashAttention, on a GPU. All are [tokens, heads, size]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    before = -1 if sliding_window is None else sliding_window - 1
+    attended = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        pack.offsets,
+        pack.offsets,
+        pack.longest,
+        pack.longest,
+        scale=scaling,
+        window_size=(before, 0 if causal else -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(attended, Tensor)  # a pair only if more was asked for
+    return attended
+
+
+def _no_mask(*arguments: Any, **options: Any) -> None:
+    """The mask of packed attention: there is none, for the pack says which texts there are."""
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

@@ -1,0 +1,274 @@
+"""Windows of examples whose texts are known and whose activations were not kept: the model is run over those texts alone.
+
+For imported tables, which lack windows, and for a page that needs a few neurons; and a window's tokens as strings. All
+windows of a layer are collected in one pass by `collect`; what a window is belongs to `aggregate`.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import read_provenance, require_file, write_parquet
+from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, column
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from gluscope_assets.core.collect.forward import Batch, Forward
+    from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
+
+TOKENS_AT_ONCE = 1 << 12
+"""Tokens that are forwarded together, unless one text has more."""
+CELLS_AT_ONCE = 1 << 22
+"""Tokens x neurons whose activations are in memory together: 16 MB for each of gate, in, act and post."""
+
+TOLERANCE = 0.1
+"""How far, relatively, a model may be from a list's values: bfloat16 is within a few hundredths."""
+MOST_OFF = 0.2
+"""The share of examples that may be further off before model and table are taken not to belong together."""
+
+THE_PAPERS = CollectionOptions(count_special_tokens=True)
+"""The windows that a study has by default, with special tokens counted, as in the paper's tables."""
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class _Example:
+    """An example with the window that is found for it."""
+
+    number: int
+    """Of its list."""
+    place: int
+    """Of its neuron among those that are filled."""
+    entry: dict[str, Any]
+
+
+def fill_windows(
+    examples: pa.Table,
+    model: "PreTrainedModel",
+    corpus: TokenizedCorpus,
+    neurons: Collection[int],
+    options: CollectionOptions = THE_PAPERS,
+    stack: "Stack | None" = None,
+) -> pa.Table:
+    """`examples`, the table of one layer, with peaks and windows in the lists of `neurons`; other rows stay as they are.
+
+    The model runs over only the texts that those lists name, as far as that layer. The peak of an example without a position
+    is the counted position of its quadrant with the largest |value| in its text, as everywhere. A missing post is the
+    model's at the peak; values stay those of the table. Gate and in are float16, or float32 in all rows if one does not fit.
+    `options` say how far a window reaches and whether special tokens count.
+
+    InputError if the model lacks the layer or neurons, the corpus lacks a text, or the model computes other values than the
+    lists have.
+    """
+    layers = set(examples["layer"].to_pylist())
+    if len(layers) != 1:
+        raise InputError(f"The examples table holds {len(layers)} layers; give that of one layer.")
+    row_of = {neuron: row for row, neuron in enumerate(examples["neuron"].to_pylist())}
+    missing = sorted(set(neurons) - row_of.keys())
+    if missing:
+        raise InputError(f"The examples table has no neuron {missing[0]}; give neurons of layer {layers.pop()}.")
+    chosen = sorted(set(neurons))
+    rows = [row_of[neuron] for neuron in chosen]
+    part = examples.take(rows)
+    lists = [part[column(*ranked)].to_pylist() for ranked in LISTS]
+    by_text: dict[int, list[_Example]] = {}
+    for number, of_neurons in enumerate(lists):
+        for place, entries in enumerate(of_neurons):
+            for entry in entries:
+                by_text.setdefault(entry["text"], []).append(_Example(number, place, entry))
+    if not by_text:
+        return examples
+    if max(by_text) >= corpus.n_texts:
+        raise InputError(
+            f"The examples name text {max(by_text)} and {corpus.path} has {corpus.n_texts} texts; give the corpus that the "
+            f"table was made from."
+        )
+    found = _peaks(by_text, model, corpus, layers.pop(), np.array(chosen), options, stack)
+    off = [abs(peak - table) > TOLERANCE * abs(table) for peak, table in found]
+    if np.mean(off) > MOST_OFF:
+        raise InputError(
+            f"The model computes other values than the lists have at {sum(off)} of {len(off)} examples; give the checkpoint "
+            f"and the corpus that the table was made from."
+        )
+    order = np.arange(len(examples))
+    order[rows] = len(examples) + np.arange(len(rows))
+    for ranked, of_neurons in zip(LISTS, lists, strict=True):
+        name = column(*ranked)
+        before, filled = examples[name].combine_chunks(), _list_column(of_neurons)
+        kind = filled.type if _is_wide(filled) else before.type
+        joined = pa.concat_arrays([before.cast(kind), filled.cast(kind)]).take(pa.array(order))
+        examples = examples.set_column(examples.schema.get_field_index(name), name, joined)
+    return examples
+
+
+def lack_peaks(examples: pa.Table) -> bool:
+    """Whether some example of a table has no peak, as in imported tables that nobody has filled."""
+    lists = (examples[column(*ranked)].combine_chunks() for ranked in LISTS)
+    return any(of_neurons.flatten().field("position").null_count for of_neurons in lists)
+
+
+def write_windows(
+    aggregate: Path,
+    model: "PreTrainedModel",
+    corpus: TokenizedCorpus,
+    neurons: Collection[int],
+    options: CollectionOptions = THE_PAPERS,
+    stack: "Stack | None" = None,
+) -> None:
+    """`fill_windows` in the examples of an aggregate's folder, whose file is replaced."""
+    path = aggregate / "examples.parquet"
+    filled = fill_windows(pq.read_table(require_file(path)), model, corpus, neurons, options, stack)
+    reach = {"window_before": options.window_before, "window_after": options.window_after}
+    write_parquet(filled, path, {**read_provenance(path), **reach})
+
+
+def window_pieces(corpus: TokenizedCorpus, decoder: TokenDecoder, text: int, start: int, count: int) -> list[str]:
+    """The tokens [start, start + count) of a text as strings, characters whole wherever the window begins and ends."""
+    low = max(0, start - CONTEXT_TOKENS)
+    tokens = corpus.tokens_of(text)[low : start + count + CONTEXT_TOKENS]
+    return decoder.pieces(tokens.tolist())[start - low : start - low + count]
+
+
+def _peaks(
+    by_text: dict[int, list[_Example]],
+    model: "PreTrainedModel",
+    corpus: TokenizedCorpus,
+    layer: int,
+    chosen: npt.NDArray[np.int64],
+    options: CollectionOptions,
+    stack: "Stack | None",
+) -> list[tuple[float, float]]:
+    """Fill the entries of `by_text`. Gives the model's value and the table's at each peak."""
+    from gluscope_assets.core.collect.forward import Forward
+    from gluscope_assets.core.model.anatomy import find_gated_mlps
+
+    mlps = [mlp for mlp in find_gated_mlps(model, stack) if mlp.layer == layer]
+    if not mlps or chosen[-1] >= sum(mlp.width for mlp in mlps):
+        raise InputError(
+            f"The model has {sum(mlp.width for mlp in mlps)} gated neurons in layer {layer} and the table has neuron "
+            f"{chosen[-1]}; give the checkpoint that the table was made from."
+        )
+    found: list[tuple[float, float]] = []
+    with Forward(model, mlps, stack) as forward:
+        for batch in _batches(forward, corpus, sorted(by_text), len(chosen), options.count_special_tokens):
+            gate, in_, act, post = _activations(forward, batch, mlps, chosen)
+            for text, first, end in zip(batch.text.tolist(), batch.offsets[:-1], batch.offsets[1:], strict=True):
+                for example in by_text[text]:
+                    quadrant, activation = LISTS[example.number]
+                    own = {
+                        name: values[first:end, example.place]
+                        for name, values in zip(ACTIVATIONS, (gate, in_, act, post), strict=True)
+                    }
+                    entry = example.entry
+                    peak = entry["position"]
+                    if peak is None:
+                        peak = _peak(own, batch.counted[first:end], quadrant, activation, entry["value"])
+                    low, high = max(0, peak - options.window_before), min(int(end - first), peak + 1 + options.window_after)
+                    found.append((float(own[activation][peak]), entry["value"]))
+                    entry.update(position=peak, start=low, token=corpus.tokens_of(text)[low:high])
+                    entry.update({"gate": own["gate"][low:high], "in": own["in"][low:high]})
+                    if entry["post"] is None:
+                        entry["post"] = float(own["post"][peak])
+    return found
+
+
+def _batches(
+    forward: "Forward", corpus: TokenizedCorpus, texts: list[int], neurons: int, count_special_tokens: bool
+) -> Iterator["Batch"]:
+    """The texts as the model takes them, as many at once as `TOKENS_AT_ONCE` and `CELLS_AT_ONCE` allow."""
+    from gluscope_assets.core.collect.forward import batch_of, similar_lengths
+
+    numbers = np.array(texts)
+    length = corpus.offsets[numbers + 1] - corpus.offsets[numbers]
+    group = (np.cumsum(length) - length) // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
+    for number in np.unique(group):
+        together = numbers[group == number]
+        parts = [np.arange(len(together))] if forward.packed else similar_lengths(length[group == number])
+        for part in parts:
+            yield batch_of(corpus, together[part], count_special_tokens)
+
+
+def _activations(
+    forward: "Forward", batch: "Batch", mlps: "list[GatedMLP]", chosen: npt.NDArray[np.int64]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """gate, in, act and post of the chosen neurons, each [tokens, neurons]; NaN where a token was not routed to the expert."""
+    import torch
+
+    values = np.full((len(ACTIVATIONS), len(batch.token), len(chosen)), np.nan, dtype=np.float32)
+    bounds = np.cumsum([0, *(mlp.width for mlp in mlps)])
+    first_of = dict(zip(mlps, bounds[:-1].tolist(), strict=True))
+
+    def receive(block: str, found: "list[tuple[GatedMLP, Activations]]") -> None:
+        for mlp, activations in found:
+            first = first_of[mlp]
+            places = np.flatnonzero((chosen >= first) & (chosen < first + mlp.width))
+            if not len(places):
+                continue
+            own = torch.from_numpy(chosen[places] - first).to(activations.gate.device)
+            gate = activations.gate[:, own].float()
+            # As in the reduction: σ in float32 where the model's dtype is narrower.
+            act = mlp.act(gate) if activations.act is None else activations.act[:, own]
+            parts = (gate, activations.in_[:, own], act, activations.post[:, own])
+            rows = np.arange(len(batch.token)) if activations.tokens is None else activations.tokens.cpu().numpy()
+            for number, part in enumerate(parts):
+                values[number][np.ix_(rows, places)] = part.float().cpu().numpy()
+
+    forward.run(batch, receive)
+    gate, in_, act, post = values
+    return gate, in_, act, post
+
+
+def _peak(own: dict[str, Floats], counted: npt.NDArray[np.bool_], quadrant: str, activation: str, value: float) -> int:
+    """The peak's position in a text, from the activations [tokens] of one neuron."""
+    sign_of = {"+": 1, "-": -1}
+    inside = counted & (np.sign(own["gate"]) == sign_of[quadrant[4]]) & (np.sign(own["in"]) == sign_of[quadrant[8]])
+    ranked = own[activation]
+    if not inside.any():
+        # A gate or in within rounding of 0 has the other sign here.
+        return int(np.nanargmin(np.where(counted, np.abs(ranked - value), np.inf)))
+    size = np.where(inside, np.abs(ranked), -1)
+    if activation != "act":
+        return int(size.argmax())
+    return int(np.where(size == size.max(), np.abs(own["post"]), -1).argmax())
+
+
+def _list_column(of_neurons: list[list[dict[str, Any]]]) -> pa.ListArray:
+    """A column of examples with their windows."""
+    import torch
+
+    from gluscope_assets.core.collect.reduction import narrow
+
+    entries = [entry for of_neuron in of_neurons for entry in of_neuron]
+    cells = _offsets([len(entry["token"]) for entry in entries])
+    kinds = {"value": pa.float32(), "post": pa.float32(), "text": pa.int32(), "position": pa.int32(), "start": pa.int32()}
+    parts: dict[str, pa.Array] = {name: pa.array([entry[name] for entry in entries], kind) for name, kind in kinds.items()}
+    token = [np.zeros(0, dtype=np.int32), *(entry["token"] for entry in entries)]
+    parts["token"] = pa.ListArray.from_arrays(cells, pa.array(np.concatenate(token)))
+    for name in ("gate", "in"):
+        wide = np.concatenate([np.zeros(0, dtype=np.float32), *(entry[name] for entry in entries)])
+        values = narrow(torch.from_numpy(wide))[0].numpy()
+        parts[name] = pa.ListArray.from_arrays(cells, pa.array(values, mask=np.isnan(wide)))
+    struct = pa.StructArray.from_arrays(list(parts.values()), names=list(parts))
+    return pa.ListArray.from_arrays(_offsets([len(of_neuron) for of_neuron in of_neurons]), struct)
+
+
+def _offsets(lengths: list[int]) -> pa.Array:
+    return pa.array(np.cumsum([0, *lengths]).astype(np.int32))
+
+
+def _is_wide(filled: pa.ListArray) -> bool:
+    """Whether a value of a window does not fit float16."""
+    struct = filled.type.value_type
+    return any(pa.types.is_float32(struct.field(name).type.value_type) for name in ("gate", "in"))

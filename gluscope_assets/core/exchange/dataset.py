@@ -1,0 +1,335 @@
+"""The published dataset: a study's tables as Parquet files with a dataset card, laid out to be read by pattern.
+
+What belongs here: the layout, and what a reader who has nothing but the folder must know of its columns. Exports in others'
+schemas are in `paper_schema` and `neuronpedia`; where a study's tables lie is said by its `LayerSource`s.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+import gluscope_assets
+from gluscope_assets.core.corpus.decoder import TokenDecoder
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
+from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.tables.orientation import scan_neurons
+
+DATASET = "dataset"
+"""The folder of a site that holds one, beside its pages."""
+CARD = "README.md"
+VOCABULARY = "vocabulary.parquet"
+MARK = "<!-- written by GLUScope -->"
+"""In a card: the folder may be replaced."""
+
+NEURON_COLUMNS = {
+    "checkpoint": ("", "name and the first digits of the weights' hash; the folder's name"),
+    "layer": ("", "from 0"),
+    "neuron": ("", "from 0, in its layer"),
+    "mlp": ("", "the path of the neuron's gated MLP inside the layer"),
+    "expert": ("", "null for a neuron that sees all tokens"),
+    "index": ("", "the neuron's place in its MLP or expert"),
+    "routed": ("positions", "counted positions that the neuron sees: all, or those routed to its expert"),
+    "positions": ("positions", "all counted positions of the corpus"),
+    "zero": ("positions", "where gate or in is exactly 0"),
+    "{quadrant}_count": ("positions", "where gate and in have these signs; with zero they add up to routed"),
+    "{quadrant}_frequency": ("share", "count / positions"),
+    "{quadrant}_routed_frequency": ("share", "count / routed"),
+    "{quadrant}_{activation}_sum": ("activation", "over the quadrant's positions; null where it has none, as all that follow"),
+    "{quadrant}_{activation}_sum_of_squares": ("activation²", "over the quadrant's positions"),
+    "{quadrant}_{activation}_largest": ("activation", "largest |value|"),
+    "{quadrant}_{activation}_mean": ("activation", "sum / count"),
+    "{quadrant}_{activation}_std": ("activation", "standard deviation of the population"),
+    "orientation": ("sign", "s = sign(w_gate · w_in), 0 counting as +1"),
+    "cos_gate_in": ("cosine", "of w_gate and w_in, the scale of the norm before the MLP folded in"),
+    "cos_gate_out": ("cosine", "of w_gate and w_out"),
+    "cos_in_out": ("cosine", "of w_in and w_out"),
+    "norm_gate": ("length", "of w_gate"),
+    "norm_in": ("length", "of w_in"),
+    "norm_out": ("length", "of w_out"),
+    "class": ("", "the input-output class that the cosines give (threshold 0.5)"),
+    "atypical": ("", "whether the cosines' signs do not fit each other"),
+    "promoted": ("logit", "tokens that w_out raises most: list of {token, score}"),
+    "suppressed": ("logit", "tokens that w_out lowers most"),
+    "gate_positive": ("score", "tokens whose embedding raises gate most"),
+    "gate_negative": ("score", "tokens whose embedding lowers gate most"),
+    "in_positive": ("score", "tokens whose embedding raises in most"),
+    "in_negative": ("score", "tokens whose embedding lowers in most"),
+}
+"""Unit and meaning of each column of `neurons`."""
+
+EXAMPLE_COLUMNS = {
+    **{name: NEURON_COLUMNS[name] for name in ("layer", "neuron", "mlp", "expert", "index")},
+    "{list}": ("", "the texts that drive the neuron hardest in a quadrant by |activation|, one entry a text, strongest first"),
+}
+"""Those of `examples`."""
+
+EXAMPLE_FIELDS = {
+    "value": ("activation", "the ranked activation at the peak"),
+    "post": ("activation", "post at the peak"),
+    "text": ("", "the text's row in the tokenized corpus"),
+    "position": ("tokens", "the peak's place in its text"),
+    "start": ("tokens", "the place of the window's first token in the text"),
+    "token": ("", "the window's token ids; the peak is at position - start"),
+    "gate": ("activation", "of each token of the window; null where it was not routed to the neuron's expert"),
+    "in": ("activation", "as gate"),
+}
+"""The fields of a list's entries."""
+
+FACTS = ("weights_hash", "model", "dtype", "computed_on", "content_hash", "positions", "examples", "imported_from")
+"""What a card says of where a checkpoint's tables come from, as far as their footers hold it."""
+
+
+def write_dataset(sources: Sequence[LayerSource], target: Path, license: str) -> None:
+    """Write the tables of layers as a dataset into the folder `target`, all or nothing.
+
+    `neurons/<checkpoint>/layer-NN.parquet` has statistics joined with weights, raw, `examples/<checkpoint>/layer-NN.parquet`
+    the lists with their windows, `vocabulary.parquet` the text of each token, `README.md` a dataset card for the Hub with
+    `license` in it, an identifier such as mit. Examples are hard links where the file system allows, so that they take no
+    room; files whose windows are narrower than those of other layers are written again, for all of a pattern must be of
+    one type. The corpus and the position sample stay where they are. Only a folder that this function wrote is replaced.
+
+    InputError if there are no layers, a table is missing, the license is no identifier, or `target` holds something else.
+    """
+    if not sources:
+        raise InputError("There is nothing to publish; build the study first.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise InputError(f"license is {license!r}; give an identifier that the Hub knows, such as mit or cc-by-4.0.")
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not _is_ours(target))):
+        raise InputError(f"{target} holds something that is no dataset of GLUScope; give a folder that is empty or not there.")
+    with replacing_folder(target) as folder:
+        schema = _common_schema([source.aggregate / "examples.parquet" for source in sources])
+        for source in sources:
+            name = f"{source.checkpoint_key}/layer-{source.layer:02d}.parquet"
+            _write_neurons(source, folder / "neurons" / name)
+            _link_examples(source.aggregate / "examples.parquet", folder / "examples" / name, schema)
+        decoder = TokenDecoder.from_folder(sources[0].tokenizer)
+        pieces = [decoder.piece(token) for token in range(len(decoder.split))]
+        vocabulary = pa.table({"token": pa.array(range(len(pieces)), pa.int32()), "piece": pa.array(pieces, pa.string())})
+        write_parquet(vocabulary, folder / VOCABULARY, {}, row_group_size=1 << 16)
+        (folder / CARD).write_text(dataset_card(sources, license), encoding="utf-8")
+
+
+def remove_dataset(target: Path) -> None:
+    """Delete the folder `target` if `write_dataset` wrote it."""
+    if target.is_dir() and _is_ours(target):
+        shutil.rmtree(target)
+
+
+def _is_ours(target: Path) -> bool:
+    card = target / CARD
+    return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _write_neurons(source: LayerSource, path: Path) -> None:
+    frame = scan_neurons([source.aggregate], [source.weights], view="raw").drop("oriented")
+    rows = frame.select(pl.lit(source.checkpoint_key).alias("checkpoint"), pl.all()).collect()
+    footer = read_provenance(source.aggregate / "statistics.parquet") | {"weights": read_provenance(source.weights)}
+    write_parquet(rows.to_arrow(compat_level=pl.CompatLevel.oldest()), path, footer)
+
+
+def _common_schema(files: Sequence[Path]) -> pa.Schema:
+    """The schema that all examples fit: each column's widest type."""
+    schemas = [pq.read_schema(require_file(file)) for file in files]
+    fields = []
+    for field in schemas[0]:
+        kinds = [schema.field(field.name).type for schema in schemas]
+        fields.append(field.with_type(next((kind for kind in kinds if _is_wide(kind)), kinds[0])))
+    return pa.schema(fields)
+
+
+def _is_wide(kind: pa.DataType) -> bool:
+    """Whether windows of this type of list hold float32."""
+    if not pa.types.is_list(kind):
+        return False
+    struct = kind.value_type
+    return any(pa.types.is_float32(struct.field(name).type.value_type) for name in ("gate", "in"))
+
+
+def _link_examples(source: Path, path: Path, schema: pa.Schema) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = pq.ParquetFile(source)
+    if not file.schema_arrow.equals(schema):
+        with pq.ParquetWriter(path, schema.with_metadata(file.schema_arrow.metadata), compression="zstd") as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group).cast(schema))
+        return
+    try:
+        os.link(source, path)
+    except OSError:  # another file system
+        shutil.copyfile(source, path)
+
+
+# The card
+
+
+def dataset_card(sources: Sequence[LayerSource], license: str) -> str:
+    """The dataset card: front matter that the Hub and `datasets` read, columns with units, provenance, loading examples."""
+    site_map, last = sources[0].site_map, sources[-1]
+    keys = list(dict.fromkeys(source.checkpoint_key for source in sources))
+    front = {
+        "license": license,
+        "pretty_name": f"{site_map.title}: what its gated neurons do",
+        "tags": ["interpretability", "neurons", "gated-mlp", "gluscope"],
+        "configs": [
+            {
+                "config_name": name,
+                "data_files": [{"split": split_of(key), "path": f"{name}/{key}/*.parquet"} for key in keys],
+                **({"default": True} if name == "neurons" else {}),
+            }
+            for name in ("neurons", "examples")
+        ],
+    }
+    text = CARD_TEXT.format(
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).strip(),
+        mark=MARK,
+        title=site_map.title,
+        model=site_map.model,
+        corpus=site_map.corpus,
+        version=gluscope_assets.__version__,
+        neurons=_table(("column", "unit", "meaning"), _column_rows(NEURON_COLUMNS)),
+        examples=_table(("column", "unit", "meaning"), _column_rows(EXAMPLE_COLUMNS)),
+        fields=_table(("field", "unit", "meaning"), _column_rows(EXAMPLE_FIELDS)),
+        quadrants=", ".join(f"`{quadrant}`" for quadrant in QUADRANTS),
+        activations=", ".join(f"`{activation}`" for activation in ACTIVATIONS),
+        lists=", ".join(f"`{column(*ranked)}`" for ranked in LISTS),
+        provenance=_provenance(sources, keys),
+        key=last.checkpoint_key,
+        layer=f"layer-{last.layer:02d}",
+        split=split_of(last.checkpoint_key),
+    )
+    return text
+
+
+def split_of(key: str) -> str:
+    """A checkpoint's key as the name of a split, in which `datasets` allows letters, digits and underscores."""
+    return re.sub(r"\W", "_", key)
+
+
+def _column_rows(columns: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    for name, (unit, meaning) in columns.items():
+        yield f"`{name}`", unit or "–", meaning
+
+
+def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _provenance(sources: Sequence[LayerSource], keys: Sequence[str]) -> str:
+    footers: dict[str, dict[str, Any]] = {
+        source.checkpoint_key: read_provenance(source.aggregate / "statistics.parquet") for source in reversed(sources)
+    }
+    facts = [fact for fact in FACTS if any(fact in footer for footer in footers.values())]
+    rows = ((f"`{key}`", *(str(footers[key].get(fact, "–")) for fact in facts)) for key in keys)
+    return _table(("checkpoint", *(fact.replace("_", " ") for fact in facts)), rows)
+
+
+CARD_TEXT = """\
+---
+{front}
+---
+{mark}
+
+# {title}: what its gated neurons do
+
+A gated neuron multiplies two activations, *gate* and *in*; either can be positive or negative, so that "strongly active" has
+four meanings. For every neuron of {model} these tables count how often each of the four quadrants occurs on the corpus
+"{corpus}", summarise gate, in, act = σ(gate) and post = act · in in each, and list the texts that drive each hardest. They
+were made with GLUScope {version}, after Gerstner & Schütze, *GLUScope: A Tool for Analyzing GLU Neurons in Transformer Language
+Models* (2026).
+
+| files | a row is |
+| --- | --- |
+| `neurons/<checkpoint>/layer-NN.parquet` | a neuron: statistics and weights |
+| `examples/<checkpoint>/layer-NN.parquet` | a neuron: its lists of texts with their windows |
+| `vocabulary.parquet` | a token: its id and its text (`piece`) |
+
+## Load
+
+The paths are those in a copy of this folder.
+
+### polars
+
+```python
+import polars as pl
+
+neurons = pl.scan_parquet("neurons/*/*.parquet")
+gate = pl.col("gate+_in+_frequency") + pl.col("gate+_in-_frequency")
+print(neurons.group_by("checkpoint", "layer").agg(gate.mean(), pl.corr(gate, "cos_in_out").alias("r")).sort(pl.all()).collect())
+
+one = pl.scan_parquet("examples/{key}/{layer}.parquet").filter(pl.col("neuron") == 0)
+windows = one.select(entry="gate+_in+_post").explode("entry").unnest("entry").explode("token", "gate", "in")
+pieces = windows.join(pl.scan_parquet("vocabulary.parquet"), on="token", how="left", maintain_order="left")
+print(pieces.group_by("value", "text", "position", maintain_order=True).agg(pl.col("piece").str.join()).collect())
+```
+
+### DuckDB
+
+```python
+import duckdb
+
+print(duckdb.sql('''
+    SELECT checkpoint, class, count(*) AS neurons, avg("gate+_in+_frequency") AS share
+    FROM 'neurons/*/*.parquet' GROUP BY ALL ORDER BY ALL
+'''))
+print(duckdb.sql('''
+    SELECT layer, neuron, example.value, example.text, example.position
+    FROM (SELECT layer, neuron, unnest("gate+_in+_post") AS example FROM 'examples/{key}/*.parquet')
+    ORDER BY abs(example.value) DESC LIMIT 5
+'''))
+```
+
+### datasets
+
+A split is a checkpoint.
+
+```python
+from pathlib import Path
+
+from datasets import load_dataset
+
+folder = str(Path.cwd())  # or the dataset's name on the Hub
+neurons = load_dataset(folder, "neurons", split="{split}")
+print(neurons.sort("cos_in_out")[0]["class"])
+examples = load_dataset(folder, "examples", split="{split}")
+print(examples[0]["gate+_in+_post"])
+```
+
+## Columns
+
+`{{quadrant}}` is one of {quadrants}: the signs of gate and in. `{{activation}}` is one of {activations}. An activation has no
+unit but the model's own scale.
+
+Values are as the model computes them. The paper's view is oriented: where `orientation` is -1, in and w_out are multiplied by
+-1, which the model does not notice; then `in+` and `in-` change places, and in, post, cos_gate_in and cos_gate_out their signs.
+
+### neurons
+
+{neurons}
+
+### examples
+
+{examples}
+
+`{{list}}` is one of {lists}. Each holds structs:
+
+{fields}
+
+## Provenance
+
+{provenance}
+
+`weights hash` and `content hash` are SHA-256, of the checkpoint's config and weights, and of the tokenized corpus.
+`positions` are the counted tokens, `examples` the length of the lists. Each file's footer holds all that its layer was made
+from, as JSON under the key `gluscope`.
+"""

@@ -1,0 +1,129 @@
+"""Finding checkpoints: complete ones in a folder that something else fills, and branches and tags of a Hub repository.
+
+Nothing is remembered here (that belongs to `registry`) and no weights are loaded or downloaded.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import sha256_of
+from gluscope_assets.core.model.checkpoint import hash_of_weights, hub_errors, resolve_checkpoint
+from gluscope_assets.core.options import CheckpointOptions, DiscoveryOptions
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that is there and complete."""
+
+    options: CheckpointOptions
+    order: tuple[object, ...]
+    """Sorts as training goes: by the numbers in the name."""
+
+    @property
+    def name(self) -> str:
+        return self.options.name
+
+
+def find_candidates(options: DiscoveryOptions) -> tuple[list[Candidate], list[str]]:
+    """The complete checkpoints that `options` describe, in the order of training, and the names of those not complete yet.
+
+    InputError if the folder does not exist or the Hub cannot be asked.
+    """
+    found, waiting = _in_folder(options) if options.folder is not None else (_on_hub(options), [])
+    chosen = [candidate for candidate in found if (_number(candidate.name) or 0) % options.every == 0]
+    return sorted(chosen, key=lambda candidate: candidate.order), sorted(waiting)
+
+
+def weights_hash(options: CheckpointOptions) -> str:
+    """The hash of a checkpoint's weights, without downloading those of a Hub repository."""
+    return resolve_checkpoint(options).weights_hash if options.path is not None else _hash_on_hub(options)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether nobody is still writing a checkpoint: each file that belongs to it is there and as long as it says it is."""
+    weights = sorted(folder.glob("*.safetensors"))
+    try:
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        named = json.loads((folder / INDEX).read_text())["weight_map"].values() if (folder / INDEX).is_file() else ()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return bool(weights) and {path.name for path in weights} >= set(named) and all(map(_is_whole, weights))
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: 8 bytes for the header's length, the header, the tensors."""
+    try:
+        with weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = weights.stat().st_size
+            if 8 + length > size:
+                return False
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return size == 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _in_folder(options: DiscoveryOptions) -> tuple[list[Candidate], list[str]]:
+    folder = options.folder
+    assert folder is not None
+    if not folder.is_dir():
+        raise InputError(f"model.discover.folder: {folder} does not exist; create it or name the one that training writes to.")
+    found, waiting = [], []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and fnmatchcase(path.name, options.pattern):
+            if is_complete(path):
+                found.append(Candidate(CheckpointOptions(name=slug(path.name), path=path), _order(path.name)))
+            else:
+                waiting.append(path.name)
+    return found, waiting
+
+
+def _on_hub(options: DiscoveryOptions) -> list[Candidate]:
+    from huggingface_hub import HfApi
+
+    repository = options.repository or ""
+    with hub_errors("model.discover", repository, None):
+        refs = HfApi().list_repo_refs(repository)
+    matching = {ref.name: ref for ref in (*refs.branches, *refs.tags) if fnmatchcase(ref.name, options.pattern)}
+    return [
+        # By commit: a branch moves, and the weights of a partition never change.
+        Candidate(CheckpointOptions(name=slug(name), repository=repository, revision=ref.target_commit), _order(name))
+        for name, ref in matching.items()
+    ]
+
+
+def _hash_on_hub(options: CheckpointOptions) -> str:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    repository, revision = options.repository or "", options.revision
+    with hub_errors(f"Checkpoint {options.name}", repository, revision):
+        files = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings or []
+        config = Path(hf_hub_download(repository, CONFIG, revision=revision))
+    weights = sorted((file.rfilename, file.lfs) for file in files if fnmatchcase(file.rfilename, "*.safetensors"))
+    digests = [stored.sha256 for _, stored in weights if stored is not None]
+    if not digests or len(digests) < len(weights):
+        raise InputError(f"Checkpoint {options.name}: {repository} at {revision} has no safetensors file; convert its weights.")
+    return hash_of_weights(sha256_of(config), digests)
+
+
+def slug(name: str) -> str:
+    """A name that a partition key and a folder may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80] or "checkpoint"
+
+
+def _order(name: str) -> tuple[object, ...]:
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def _number(name: str) -> int | None:
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else None

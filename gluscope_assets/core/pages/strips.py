@@ -1,0 +1,157 @@
+"""The same neuron along training: how often each quadrant occurs at each checkpoint, and its strongest example there.
+
+A page shows it as a strip. The data are no part of the page, which must not change when a checkpoint is added: they lie in
+scripts of their own, one for a run of neurons of a layer, that the pages of all checkpoints share.
+"""
+
+import re
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
+from gluscope_assets.core.files import replacing_folder, require_file
+from gluscope_assets.core.pages.explorer_columns import Peaks, read_peaks
+from gluscope_assets.core.pages.formats import safe_json
+from gluscope_assets.core.pages.packing import Texts
+from gluscope_assets.core.pages.site_map import SiteMap, ranges
+from gluscope_assets.core.pages.templates import write_page
+from gluscope_assets.core.quadrants import QUADRANTS
+
+FOLDER = "training"
+"""The folder of the scripts, at the site's root."""
+CELLS = 16
+"""Neurons times checkpoints in one script: about 3 KB compressed."""
+TOKENS_BEFORE, TOKENS_AFTER = 10, 8
+"""Tokens of an example before and after its peak."""
+SPACES = re.compile(" {3,}")
+"""Indentation, which would push the words out of sight."""
+
+
+@dataclass(frozen=True)
+class CheckpointTables:
+    """Where one layer of one checkpoint lies."""
+
+    key: str
+    aggregate: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the strips of a study are made from."""
+
+    tables: Mapping[int, Sequence[CheckpointTables]]
+    """Of each layer, those of the checkpoints that have it, in the order of training."""
+    corpus: Texts
+    decoder: TokenDecoder
+
+
+def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> dict[str, Any] | None:
+    """Write the strips of all neurons that have a page at some checkpoint, in place of those that are there.
+
+    Returns what the manifest says of them: how many neurons share a script, and of each layer the half-open ranges of neurons
+    that have a strip. None where no layer has two checkpoints, which leave nothing to compare.
+    """
+    folder = site / FOLDER
+    layers = compared(training.tables) if training else {}
+    if training is None or not layers:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    together = neurons_together(layers)
+    shown = {}
+    with replacing_folder(folder) as temporary:
+        for layer, tables in layers.items():
+            neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.key, layer)})
+            write_training(temporary, layer, tables, neurons, together, training.corpus, training.decoder)
+            shown[str(layer)] = ranges(neurons)
+    return {"together": together, "layers": shown}
+
+
+def compared(tables: Mapping[int, Sequence[CheckpointTables]]) -> dict[int, Sequence[CheckpointTables]]:
+    """The layers that several checkpoints have: one leaves nothing to compare."""
+    return {layer: of_layer for layer, of_layer in tables.items() if len(of_layer) > 1}
+
+
+def neurons_together(layers: Mapping[int, Sequence[CheckpointTables]]) -> int:
+    """How many neurons share a script."""
+    return max(1, CELLS // max(map(len, layers.values()), default=1))
+
+
+def write_training(
+    folder: Path,
+    layer: int,
+    tables: Sequence[CheckpointTables],
+    neurons: Collection[int],
+    together: int,
+    corpus: Texts,
+    decoder: TokenDecoder,
+) -> int:
+    """Write the scripts that hold `neurons` of a layer into `folder`/<layer>/, and give their bytes.
+
+    `tables` are in the order of training. Each script has a run of `together` neurons, the last one fewer; shares are raw, of
+    the positions that the neuron sees, with the orientation beside them.
+    """
+    blocks = sorted({neuron // together for neuron in neurons})
+    stages: list[dict[int, dict[str, Any]]] = [_stages(table, blocks, together, corpus, decoder) for table in tables]
+    written = 0
+    for block in blocks:
+        first = block * together
+        known = [(table.key, stage[block]) for table, stage in zip(tables, stages, strict=True) if block in stage]
+        checkpoints = [{"key": key, **stage} for key, stage in known]
+        name = f"{FOLDER}/{layer:02d}/{first}"
+        content = f"gluscope.provide({safe_json(name)},{safe_json({'first': first, 'checkpoints': checkpoints})});\n"
+        written += write_page(folder / f"{layer:02d}" / f"{first}.js", content.encode())
+    return written
+
+
+def _stages(
+    table: CheckpointTables, blocks: Sequence[int], together: int, corpus: Texts, decoder: TokenDecoder
+) -> dict[int, dict[str, Any]]:
+    """Of each block its neurons' shares, orientations and strongest examples at one checkpoint."""
+    counts = [f"{quadrant}_count" for quadrant in QUADRANTS]
+    statistics = pl.read_parquet(require_file(table.aggregate / "statistics.parquet"), columns=["neuron", "routed", *counts])
+    routed = statistics["routed"].to_numpy()
+    shares = statistics.select(counts).to_numpy() / np.maximum(routed, 1)[:, None]
+    orientation = pl.read_parquet(require_file(table.weights), columns=["orientation"])["orientation"].to_numpy()
+    width = len(statistics)
+    examples: dict[int, list[list[Any] | None]] = {}
+    wanted = {neuron for block in blocks for neuron in range(block * together, min((block + 1) * together, width))}
+    span = range(min(wanted), max(wanted) + 1) if wanted else range(0)
+    for first, batch in read_peaks(table.aggregate / "examples.parquet", width, span):
+        for neuron in range(first, first + len(batch[0].first) - 1):
+            if neuron in wanted:
+                examples[neuron] = [_strongest(peaks, neuron - first, corpus, decoder) for peaks in batch]
+    stages = {}
+    for block in blocks:
+        neurons = range(block * together, min((block + 1) * together, width))
+        if neurons:
+            stages[block] = {
+                "orientation": orientation[neurons.start : neurons.stop].astype(int).tolist(),
+                "shares": np.round(shares[neurons.start : neurons.stop], 6).tolist(),
+                "strongest": [examples[neuron] for neuron in neurons],
+            }
+    return stages
+
+
+def _strongest(peaks: Peaks, neuron: int, corpus: Texts, decoder: TokenDecoder) -> list[Any] | None:
+    """[post, text before the peak, peak, text after it] of a quadrant's strongest example; None where it has none."""
+    first, end = peaks.first[neuron : neuron + 2].tolist()
+    if first == end:
+        return None
+    position = int(peaks.position[first])
+    low = max(position - TOKENS_BEFORE, 0)
+    end = position + TOKENS_AFTER + 1
+    # Read further, so that characters which the edges would split are whole.
+    margin = min(low, CONTEXT_TOKENS)
+    around = corpus.tokens_of(int(peaks.text[first]))[low - margin : end + CONTEXT_TOKENS].tolist()
+    pieces = [
+        SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in decoder.pieces(around)[margin : margin + end - low]
+    ]
+    at = position - low
+    return [float(f"{peaks.post[first]:.4g}"), "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])]

@@ -1,0 +1,127 @@
+"""The page templates: where they lie, their version, and the environment that fills them.
+
+What is filled in belongs to `neuron_page` and `site`.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import gluscope_assets
+from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.files import hash_files, hash_of
+from gluscope_assets.core.pages import formats
+from gluscope_assets.core.quadrants import QUADRANTS
+
+PAGE_TEMPLATES = ("base.html", "layer.html", "neuron.html", "picture.html")
+PAGE_CODE = (
+    "model/activation",
+    "pages/explorer_columns",
+    "pages/density",
+    "pages/distribution",
+    "pages/formats",
+    "pages/layer_pages",
+    "pages/packing",
+    "pages/rendering",
+    "pages/selection",
+    "pages/site_map",
+    "pages/templates",
+    "corpus/decoder",
+)
+"""The templates that neuron pages are filled from, and the modules of this package whose code shapes them."""
+
+SITE_CODE = ("site/figures", "site/gate_finding", "site/overview", "site/overview_figures", "site/site", "pages/strips")
+"""Further modules that shape what surrounds the pages."""
+
+
+def template_folder() -> Path:
+    """The folder with `templates/` and `static/`: inside an installed package, else at the top of a checkout."""
+    package = Path(gluscope_assets.__file__).parent
+    for folder in (package / "_site", package.parent / "site"):
+        if (folder / "templates").is_dir():
+            return folder
+    raise InputError(f"The page templates are missing from {package}; install the package again.")
+
+
+def page_version() -> str:
+    """SHA-256 in hex over what shapes a neuron's page. Style sheets and scripts do not: pages name them and share them."""
+    return _version([template_folder() / "templates" / name for name in PAGE_TEMPLATES], PAGE_CODE)
+
+
+def site_version() -> str:
+    """SHA-256 in hex over all that shapes a site: every template and static file and the code that fills them."""
+    files = sorted(path for path in template_folder().rglob("*") if path.is_file() and not path.name.startswith("."))
+    return _version(files, (*PAGE_CODE, *SITE_CODE))
+
+
+def _version(files: Sequence[Path], modules: Sequence[str]) -> str:
+    code = [Path(__file__).parents[1] / f"{name}.py" for name in modules]
+    names = [str(path.relative_to(template_folder())) for path in files]
+    return hash_of(names, hash_files(*files, *code))
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Escapes everything, and fails on a name that is not given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_folder() / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": formats.format_count,
+        "decimal": formats.format_decimal,
+        "share": formats.format_share,
+        "number": formats.format_number,
+        "pages": lambda ranges: sum(end - first for first, end in ranges),
+        "place": formats.format_place,
+        "json": formats.safe_json,
+        "quadrant": formats.quadrant_label,
+        "sign": formats.signed,
+        "tick": formats.format_tick,
+        "rows": formats.format_rows,
+        "bibtex": formats.bibtex,
+    }
+    environment.globals["icons"] = {quadrant: _icon(quadrant) for quadrant in QUADRANTS}
+    return environment
+
+
+def _icon(quadrant: str) -> Markup:
+    """Four squares placed like a plot of in over gate, that of the quadrant filled."""
+    squares = []
+    for name in ("gate-_in+", "gate+_in+", "gate-_in-", "gate+_in-"):
+        left, top = (9 if name[4] == "+" else 0), (0 if name[-1] == "+" else 9)
+        on = f' class="s{QUADRANTS.index(name)}"' if name == quadrant else ""
+        squares.append(f'<rect{on} x="{left}" y="{top}" width="7" height="7"/>')
+    return Markup(f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true">{"".join(squares)}</svg>')
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def write_page(path: Path, content: bytes) -> int:
+    """Write a file of the site, all or nothing, and return its size."""
+    # Leaner than `replacing`, because a site has very many files; only one process writes a given one.
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    try:
+        try:
+            _write(temporary, content)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            _write(temporary, content)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return len(content)

@@ -1,0 +1,214 @@
+"""Files of a site that no build has written, made when they are asked for: pages of any neuron, and what surrounds them.
+
+Made from the tables by the code that a build uses. How files travel to a browser belongs to `serving`; nothing is written
+into the site.
+"""
+
+import re
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import polars as pl
+import pyarrow as pa
+
+from gluscope_assets.core.corpus.decoder import TokenDecoder
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
+from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.pages.explorer_columns import COLUMNS, GROUPS, VOCABULARY, write_columns, write_vocabulary
+from gluscope_assets.core.pages.formats import Place
+from gluscope_assets.core.pages.layer_pages import LayerPages, Summary
+from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
+from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.site_map import MANIFEST, layer_entry, manifest_text, read_manifest
+from gluscope_assets.core.pages.strips import FOLDER as TRAINING
+from gluscope_assets.core.pages.strips import CheckpointTables, compared, neurons_together, write_training
+from gluscope_assets.core.quadrants import QUADRANTS
+from gluscope_assets.core.site.site import render_site
+from gluscope_assets.core.tables.orientation import scan_neurons
+
+MOST_LAYERS, MOST_PAGES, MOST_DECODERS = 4, 64, 2
+"""Layers that stay open, neurons whose files stay in memory, and tokenizers that do."""
+
+_LAYER_FILE = re.compile(
+    r"(?P<key>[^/]+)/(?P<layer>\d{2,4})/"
+    rf"(?:(?P<neuron>0|[1-9]\d{{0,8}})\.(?:html|js)|(?P<index>index\.html)|{COLUMNS}/(?:{'|'.join(GROUPS)})\.js)"
+)
+_STRIPS = re.compile(rf"{TRAINING}/(?P<layer>\d{{2,4}})/(?P<first>0|[1-9]\d{{0,8}})\.js")
+_OTHER_FILE = re.compile(r"(?:static/)?[\w-]+\.\w+")
+
+Made = TypeVar("Made")
+
+
+class OnDemand:
+    """Makes files by their names in a site, from several threads if need be.
+
+    `site` is the folder of the built site, which may be missing. The `sources` are the layers that have tables, at least
+    one, in the order of checkpoints and layers; their site map selects all neurons, so that each page leads to its neighbours.
+    """
+
+    live = frozenset([MANIFEST])
+    """Files that take the place of those of the site."""
+
+    def __init__(self, site: Path, sources: Sequence[LayerSource]) -> None:
+        self.site, self.site_map = site, sources[0].site_map
+        self._widths = dict(self.site_map.layers)
+        self.sources = {(source.checkpoint_key, source.layer): source for source in sources}
+        tables: dict[int, list[CheckpointTables]] = {}
+        for source in sources:
+            of_layer = tables.setdefault(source.layer, [])
+            of_layer.append(CheckpointTables(source.checkpoint_key, source.aggregate, source.weights))
+        self._compared = compared(tables)
+        self._lock = Lock()
+        self._layers: OrderedDict[Hashable, LayerPages] = OrderedDict()
+        self._pages: OrderedDict[Hashable, dict[str, bytes]] = OrderedDict()
+        self._decoder = lru_cache(MOST_DECODERS)(TokenDecoder.from_folder)
+        self._corpus = lru_cache(1)(lambda path, _: TokenizedCorpus.open(path))
+        self._model = lru_cache(1)(lambda folder: load_model(Checkpoint(folder.name, folder, ""), "float32", "cpu"))
+        self._scratch = tempfile.TemporaryDirectory(prefix="gluscope-")
+
+    def close(self) -> None:
+        """Delete what was made on disk."""
+        self._scratch.cleanup()
+
+    def manifest(self) -> bytes:
+        """The built site's manifest with a page and a strip for every neuron of the layers that have tables."""
+        built = self._built()
+        entries = built.get("checkpoints", [])
+        layers = {(entry["key"], layer["layer"]): layer for entry in entries for layer in entry["layers"]}
+        layers |= {(key, layer): layer_entry(self.site_map, layer, [[0, self._widths[layer]]]) for key, layer in self.sources}
+        names = {**dict(self.site_map.checkpoints), **{entry["key"]: entry["name"] for entry in entries}}
+        entries = [
+            {"key": key, "name": name, "layers": [layers[place] for place in sorted(layers) if place[0] == key]}
+            for key, name in names.items()
+        ]
+        facts = {"study": self.site_map.study, "view": self.site_map.view}
+        strips = {
+            "together": self._together(built),
+            "layers": {str(layer): [[0, self._widths[layer]]] for layer in self._compared},
+        }
+        return manifest_text({**facts, **built, "checkpoints": entries, "training": strips}).encode()
+
+    def _built(self) -> dict[str, Any]:
+        """The manifest of the built site."""
+        return read_manifest(self.site) if (self.site / MANIFEST).is_file() else {}
+
+    def _together(self, built: Mapping[str, Any]) -> int:
+        """How many neurons share a script of strips: as many as in those of the built site, beside which new ones stand."""
+        return int((built.get("training") or {}).get("together", neurons_together(self._compared)))
+
+    def file(self, name: str) -> bytes | None:
+        """The content of a file; None if the study has none of that name. InputError if a table lacks something."""
+        if name == MANIFEST:
+            return self.manifest()
+        if found := _STRIPS.fullmatch(name):
+            return self._strips(name, int(found["layer"]), int(found["first"]))
+        found = _LAYER_FILE.fullmatch(name)
+        if found is None:
+            return self._written(name, None) if _OTHER_FILE.fullmatch(name) else None
+        source = self.sources.get((found["key"], int(found["layer"])))
+        if source is None or found["layer"] != f"{source.layer:02d}":
+            return None
+        if found["neuron"] is not None:
+            return self._page(source, int(found["neuron"])).get(name.rpartition("/")[2])
+        if found["index"] is None:
+            return self._written(name, source)
+        with self._lock:
+            return self._open(source).index(_summaries(source))
+
+    def _page(self, source: LayerSource, neuron: int) -> dict[str, bytes]:
+        """The files of one neuron; none if the layer has no such neuron."""
+        if neuron >= self._widths[source.layer]:
+            return {}
+        with self._lock:
+            place = _stamp(source), neuron
+            return _remembered(self._pages, MOST_PAGES, place, lambda: next(iter(self._open(source).pages([neuron]))).files)
+
+    def _open(self, source: LayerSource) -> LayerPages:
+        """The pages of a layer, opened again when its tables have been made again."""
+        stamp = _stamp(source)
+
+        def opened() -> LayerPages:
+            corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
+            vocabulary = Vocabulary(self._decoder(source.tokenizer))
+            return source.open(ShownTexts(corpus), vocabulary, partial(self._with_windows, source, corpus))
+
+        return _remembered(self._layers, MOST_LAYERS, stamp, opened)
+
+    def _with_windows(self, source: LayerSource, corpus: TokenizedCorpus, examples: pa.Table) -> pa.Table:
+        """Examples of imported tables with their windows, from the model run over the texts that these neurons need."""
+        # torch takes seconds to import, and only imported tables need it.
+        from gluscope_assets.core.collect.window_filling import fill_windows, lack_peaks
+
+        if not lack_peaks(examples):
+            return examples
+        options = CollectionOptions(count_special_tokens=source.count_special_tokens)
+        neurons = examples["neuron"].to_pylist()
+        of_layer = examples.append_column("layer", pa.array([source.layer] * len(neurons), pa.int32()))
+        return fill_windows(of_layer, self._model(source.tokenizer), corpus, neurons, options)
+
+    def _strips(self, name: str, layer: int, first: int) -> bytes | None:
+        """The script with the strips of some neurons; None if no script of the site has this name."""
+        together, tables = self._together(self._built()), self._compared.get(layer, ())
+        if not tables or name != f"{TRAINING}/{layer:02d}/{first}.js" or first not in range(0, self._widths[layer], together):
+            return None
+        source, scratch = self.sources[tables[-1].key, layer], Path(self._scratch.name)
+        with self._lock:
+            if not (scratch / name).is_file():
+                corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
+                decoder = self._decoder(source.tokenizer)
+                write_training(scratch / TRAINING, layer, tables, [first], together, corpus, decoder)
+            return (scratch / name).read_bytes()
+
+    def _written(self, name: str, source: LayerSource | None) -> bytes | None:
+        """A file that is made together with others, on disk."""
+        with self._lock:
+            scratch, path = Path(self._scratch.name), Path(self._scratch.name, name)
+            if not path.is_file():
+                if source is not None:
+                    corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
+                    decoder = self._decoder(source.tokenizer)
+                    write_columns(
+                        scratch, source.checkpoint_key, source.layer, source.aggregate, source.weights, corpus, decoder
+                    )
+                elif name == f"{VOCABULARY}.js":
+                    write_vocabulary(scratch, self._decoder(next(iter(self.sources.values())).tokenizer))
+                elif not (scratch / MANIFEST).is_file():
+                    render_site(scratch, self.site_map)
+            return path.read_bytes() if path.is_file() else None
+
+
+def _stamp(source: LayerSource) -> Hashable:
+    """Changes when a table of the layer is made again."""
+    files = (source.aggregate / "statistics.parquet", source.aggregate / "examples.parquet", source.weights, source.corpus)
+    return source.checkpoint_key, source.layer, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+def _remembered(cache: OrderedDict[Hashable, Any], most: int, key: Hashable, make: Callable[[], Made]) -> Made:
+    """What `make` gave for a key, of which the cache keeps those that were asked for last."""
+    if key not in cache:
+        cache[key] = make()
+    cache.move_to_end(key)
+    while len(cache) > most:
+        cache.popitem(last=False)
+    made: Made = cache[key]
+    return made
+
+
+def _summaries(source: LayerSource) -> list[Summary]:
+    """What the page of a layer shows of its neurons, without their examples, which would take as long as all pages."""
+    shares = [f"{quadrant}_routed_frequency" for quadrant in QUADRANTS]
+    names = ["neuron", "mlp", "expert", "index", *shares, "class"]
+    # An expert that no position was routed to has 0 of 0 positions in each quadrant: NaN.
+    neurons = scan_neurons([source.aggregate], [source.weights], source.site_map.view).select(names)
+    table = neurons.with_columns(pl.col(shares).fill_nan(0)).collect()
+    several = source.layer in dict(source.site_map.parts)
+    return [
+        Summary(neuron, Place(mlp, expert, index) if several else None, of, input_output_class, None)
+        for neuron, mlp, expert, index, *of, input_output_class in table.iter_rows()
+    ]

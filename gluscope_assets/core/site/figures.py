@@ -1,0 +1,118 @@
+"""Findings as the geometry of a figure: axes, ticks, and the paths that a template puts into SVG.
+
+Paths are drawn in a box that is stretched over the plot, ticks stand at shares of its width and height, so nothing here
+depends on how large the plot is shown. Colours, sizes and words belong to the style sheet and the templates, numbers to
+`findings`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gluscope_assets.core.pages.density import shaded
+from gluscope_assets.core.site.gate_finding import Finding, Floats, LayerFinding
+
+MOST_MARKS = 2000
+"""A layer with more neurons is shown as a grid of squares: marks would cover one another."""
+BOX = 1000
+"""Width and height of the box that marks are placed in."""
+COLUMNS, ROWS = 48, 36
+"""Squares of a grid."""
+MOST_TICKS = 5
+LAYINGS = 4
+"""Marks are spread over so many paths: those of one path do not darken where they overlap, those of several do."""
+MARGIN = 0.04
+"""What an axis reaches beyond the values, as a share of their span."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    value: float
+    place: float
+    """In percent of the axis, from its lower end."""
+    decimals: int
+    """Digits after the point that tell the axis's ticks apart."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    low: float
+    high: float
+    ticks: tuple[Tick, ...]
+
+    def places(self, values: Floats) -> Floats:
+        """Where values lie, as a share of the axis."""
+        return (values - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The plot of one layer."""
+
+    finding: LayerFinding
+    marks: tuple[str, ...]
+    """Paths with a dot for each neuron in a box of `BOX` by `BOX`; none if the layer is a grid."""
+    shades: tuple[tuple[int, str], ...]
+    """(shade, a path of lines of width 1 in a box of `COLUMNS` by `ROWS`) from 1, the faintest."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One panel a layer, on common axes."""
+
+    finding: Finding
+    across: Axis
+    """cos(w_in, w_out)."""
+    up: Axis
+    """The frequency of gate+, 0 to 1."""
+    panels: tuple[Panel, ...]
+
+    @property
+    def correlations(self) -> list[float]:
+        """Those of the layers that have one, ascending."""
+        return sorted(layer.correlation for layer in self.finding.layers if layer.correlation is not None)
+
+    @property
+    def has_grid(self) -> bool:
+        return any(panel.shades for panel in self.panels)
+
+
+def figure_of(finding: Finding) -> Figure | None:
+    """The scatter plots of a finding; None if no neuron has data."""
+    layers = finding.layers
+    cosines = [layer.cosine for layer in layers if layer.neurons]
+    if not cosines:
+        return None
+    # 0 is always shown: left and right of it neurons take back or add to what they read.
+    across = axis_of(min(0.0, *(values.min() for values in cosines)), max(0.0, *(values.max() for values in cosines)), -1, 1)
+    frequencies = [layer.frequency for layer in layers if layer.neurons]
+    up = axis_of(0.0, max(values.max() for values in frequencies), 0, 1)
+    return Figure(finding, across, up, tuple(_panel(layer, across, up) for layer in layers))
+
+
+def axis_of(low: float, high: float, least: float, most: float) -> Axis:
+    """An axis over the values from `low` to `high`, which are never outside `least` to `most`."""
+    margin = MARGIN * max(high - low, 0.05)
+    # The outermost values keep their margin too, so that no mark is cut in half.
+    low, high = max(low, least) - margin, min(high, most) + margin
+    step = next(step for step in _steps() if math.floor(high / step) - math.ceil(low / step) < MOST_TICKS)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+    span = high - low
+    return Axis(low, high, tuple(Tick(number * step, 100 * (number * step - low) / span, decimals) for number in numbers))
+
+
+def _steps() -> Sequence[float]:
+    return [factor * 10.0**exponent for exponent in range(-3, 1) for factor in (1, 2, 5)]
+
+
+def _panel(layer: LayerFinding, across: Axis, up: Axis) -> Panel:
+    x, y = across.places(layer.cosine), 1 - up.places(layer.frequency)
+    if layer.neurons <= MOST_MARKS:
+        places = np.rint(BOX * np.stack([x, y], axis=1)).astype(int).tolist()
+        dots = [f"M{left} {top}h0" for left, top in places]
+        return Panel(layer, tuple("".join(dots[first::LAYINGS]) for first in range(min(LAYINGS, len(dots)))), ())
+    counts, _, _ = np.histogram2d(y, x, bins=(ROWS, COLUMNS), range=((0, 1), (0, 1)))
+    return Panel(layer, (), shaded(counts))

@@ -1,0 +1,137 @@
+"""Asset checks: each result is verified in the run that made it, and wrong data goes no further.
+
+What is verified is decided in `core/verify.py` and `core/links.py`. The checks are not partitioned, because Dagster records
+a partitioned check of a range run without its partition; they find the partitions in the tags of their run.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.site.links import PAGE_LIMIT, broken_links, oversized_pages
+from gluscope_assets.orchestration.partitions import by_checkpoint, keys_of_run
+from gluscope_assets.orchestration.resources import Storage
+from gluscope_assets.study.folders import StudyFolder
+from gluscope_assets.study.study import Study
+
+AGGREGATE_CHECKS = {
+    "counts_add_up": "In every neuron the four counts and the zeros equal the counted tokens.",
+    "signs_fit_quadrants": "Every statistic and every example has the signs of its quadrant.",
+    "lists_are_ordered": "Example lists are ordered and hold a text at most once.",
+    "sums_fit_largest": "No |sum| exceeds count × largest |value|, and sums of squares fit sums.",
+    "nothing_is_nan": "No number is NaN or infinite, and only empty quadrants have no statistics.",
+    "post_is_act_times_in": "post = act(gate) · in at every peak.",
+    "windows_hold_their_peak": "Each window's value at the peak equals the list's, to within the rounding of fp16.",
+}
+"""The checks of `verify_aggregate`, by name."""
+
+PROBLEMS_SHOWN = 20
+
+
+def build_checks(study: Study) -> list[dg.AssetChecksDefinition]:
+    """The checks of a study."""
+    return [aggregate_checks(study), page_check(study), site_check(study)]
+
+
+def aggregate_checks(study: Study) -> dg.AssetChecksDefinition:
+    """The checks of the aggregates that a run has just written. What fails is set aside, so that no later run reads it."""
+    asset = dg.AssetKey([study.name, "quadrant_aggregates"])
+
+    @dg.multi_asset_check(
+        name=f"{study.name}_aggregate_checks",
+        specs=[
+            dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
+            for name, description in AGGREGATE_CHECKS.items()
+        ],
+    )
+    def check_aggregates(context: dg.AssetCheckExecutionContext, storage: Storage) -> Iterator[dg.AssetCheckResult]:
+        from gluscope_assets.core.collect.shards import LAYERS_AT_ONCE
+        from gluscope_assets.core.collect.verify import verify_aggregate
+
+        folder = storage.of(study)
+        corpus = TokenizedCorpus.open(folder.corpus)
+        problems: dict[str, list[str]] = {name: [] for name in AGGREGATE_CHECKS}
+        layers = built_layers(study, folder, context)
+        aggregates = [folder.aggregate(key, layer) for key, layer in layers]
+        with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
+            all_found = pool.map(lambda aggregate: verify_aggregate(aggregate, corpus, study.collection), aggregates)
+            for (key, _), aggregate, found in zip(layers, aggregates, all_found, strict=True):
+                for name, sentences in found.items():
+                    problems[name] += [f"{key}: {sentence}" for sentence in sentences]
+                if any(found.values()):
+                    set_aside(aggregate)
+        for name, sentences in problems.items():
+            yield _result(asset, name, sentences, len(layers))
+
+    return check_aggregates
+
+
+def page_check(study: Study) -> dg.AssetChecksDefinition:
+    """The size of the pages that a run has just rendered."""
+    asset = dg.AssetKey([study.name, "neuron_pages"])
+
+    @dg.asset_check(
+        asset=asset,
+        name="pages_within_budget",
+        blocking=True,
+        description=f"No neuron's files have more than {PAGE_LIMIT:,} bytes, compressed.",
+    )
+    def pages_within_budget(context: dg.AssetCheckExecutionContext, storage: Storage) -> dg.AssetCheckResult:
+        folder = storage.of(study)
+        layers = built_layers(study, folder, context)
+        problems = []
+        for key, layer in layers:
+            pages = sorted((folder.site / key / f"{layer:02d}").glob("[0-9]*.html"))
+            problems += [f"{key}, layer {layer}: {sentence}" for sentence in oversized_pages(folder.site, pages=pages)]
+        return _result(asset, "pages_within_budget", problems, len(layers))
+
+    return pages_within_budget
+
+
+def site_check(study: Study) -> dg.AssetChecksDefinition:
+    """The links of the whole site."""
+    asset = dg.AssetKey([study.name, "site"])
+
+    @dg.asset_check(
+        asset=asset, name="links_resolve", blocking=True, description="Every internal link leads to a file of the site."
+    )
+    def links_resolve(storage: Storage) -> dg.AssetCheckResult:
+        return _result(asset, "links_resolve", broken_links(storage.of(study).site), None)
+
+    return links_resolve
+
+
+def built_layers(study: Study, folder: StudyFolder, context: dg.AssetCheckExecutionContext) -> list[tuple[str, int]]:
+    """The (checkpoint key, layer) that the run of a check has built; all that are stored if it names none."""
+    keys = keys_of_run(study, context.run.tags, context.instance)
+    if keys is None:
+        stored = sorted((folder.root / "aggregates").glob("*/layer-??"))
+        return [(path.parent.name, int(path.name.removeprefix("layer-"))) for path in stored]
+    return [(checkpoint_key, layer) for checkpoint_key, layers in by_checkpoint(keys).items() for layer in layers]
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder that failed, so that nothing is made from it and the next build makes it again."""
+    rejected = folder.with_name(f"{folder.name}.rejected")
+    shutil.rmtree(rejected, ignore_errors=True)
+    folder.rename(rejected)
+
+
+def _result(asset: dg.AssetKey, name: str, problems: Sequence[str], layers: int | None) -> dg.AssetCheckResult:
+    shown = "\n".join(f"- {sentence}" for sentence in problems[:PROBLEMS_SHOWN])
+    metadata: dict[str, dg.MetadataValue] = {"problems": dg.MetadataValue.int(len(problems))}
+    if layers is not None:
+        metadata["layers"] = dg.MetadataValue.int(layers)
+    if problems:
+        metadata["first problems"] = dg.MetadataValue.md(shown)
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=not problems,
+        metadata=metadata,
+        description=problems[0] if problems else None,
+    )

@@ -1,0 +1,56 @@
+"""Partitions: a study's checkpoints, its layers and their product, and what the partition keys of a run mean.
+
+A checkpoint's key is its name and a piece of its weights' hash (`core/checkpoint.py`), so it never changes meaning.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from gluscope_assets.study.study import Study
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
+
+
+def checkpoint_partitions(study: Study) -> dg.DynamicPartitionsDefinition:
+    """The checkpoints of a study; keys are added as checkpoints appear."""
+    return dg.DynamicPartitionsDefinition(name=f"{study.name}_checkpoints")
+
+
+def layer_key(layer: int) -> str:
+    """`03`: padded, so that keys sort as numbers do and a range of them is contiguous."""
+    return f"{layer:02d}"
+
+
+def layer_partitions(study: Study) -> dg.MultiPartitionsDefinition:
+    """Checkpoint × layer."""
+    layers = dg.StaticPartitionsDefinition([layer_key(layer) for layer in study.model.layer_numbers])
+    return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(study), "layer": layers})
+
+
+def partition_key(checkpoint_key: str, layer: int) -> dg.MultiPartitionKey:
+    """The key of one layer of one checkpoint."""
+    return dg.MultiPartitionKey({"checkpoint": checkpoint_key, "layer": layer_key(layer)})
+
+
+def by_checkpoint(partition_keys: Iterable[str]) -> dict[str, list[int]]:
+    """The layers of each checkpoint among `partition_keys`: checkpoints in the order given, layers sorted."""
+    layers: dict[str, list[int]] = {}
+    for key in partition_keys:
+        checkpoint_key, _, layer = key.rpartition("|")
+        layers.setdefault(checkpoint_key, []).append(int(layer))
+    return {checkpoint_key: sorted(found) for checkpoint_key, found in layers.items()}
+
+
+def keys_of_run(study: Study, tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str] | None:
+    """The checkpoint × layer keys that a run with `tags` is about; None if it names none.
+
+    Asset checks need this: they are not partitioned, because Dagster records a partitioned check of a range run without
+    its partition.
+    """
+    if RANGE_START_TAG in tags:
+        key_range = dg.PartitionKeyRange(tags[RANGE_START_TAG], tags[RANGE_END_TAG])
+        return list(layer_partitions(study).get_partition_keys_in_range(key_range, dynamic_partitions_store=instance))
+    return [tags[PARTITION_TAG]] if PARTITION_TAG in tags else None

@@ -1,0 +1,105 @@
+"""What the pages of a study are made from: its site map, and where the tables of each layer lie.
+
+Building and serving ask here, so that both make the same page. Nothing is rendered here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from gluscope_assets.core.files import read_provenance
+from gluscope_assets.core.model.checkpoint import Checkpoint, fetch_config
+from gluscope_assets.core.options import CorpusOptions, PageSelection
+from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.selection import Tables, with_lists
+from gluscope_assets.core.pages.site_map import SiteMap, parts_of
+from gluscope_assets.study.folders import StudyFolder
+from gluscope_assets.study.study import Study
+
+
+def corpus_label(options: CorpusOptions) -> str:
+    """The corpus in a few words."""
+    return "Python's standard library" if options.path is None else options.path.stem
+
+
+def built_tables(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, int], Tables]:
+    """The aggregate's folder and the file of weights of each layer that has both, by (checkpoint key, layer)."""
+    found = {}
+    for checkpoint in checkpoints:
+        for layer in study.model.layer_numbers:
+            aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
+            if (aggregate / "statistics.parquet").is_file() and weights.is_file():
+                found[checkpoint.key, layer] = aggregate, weights
+    return found
+
+
+def site_map(
+    study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint], pages: Sequence[PageSelection] | None = None
+) -> SiteMap:
+    """The study as the renderer sees it, with the `pages` of the study or others; `checkpoints` are in the order of training.
+
+    Checkpoints of one model have equal layers; those that are built tell their width and parts.
+    """
+    tables = built_tables(study, folder, checkpoints)
+    statistics: dict[int, Path] = {}
+    for (_, layer), (aggregate, _) in tables.items():
+        statistics.setdefault(layer, aggregate / "statistics.parquet")
+    layers = sorted(statistics)
+    parts = {layer: parts_of(statistics[layer]) for layer in layers}
+    named = tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints)
+    selections = study.site.pages if pages is None else pages
+    return SiteMap(
+        study=study.name,
+        title=study.title,
+        model=study.model.name,
+        corpus=corpus_label(study.corpus),
+        checkpoints=named,
+        layers=tuple((layer, pq.read_metadata(statistics[layer]).num_rows) for layer in layers),
+        pages=with_lists(selections, named, study.model.layer_numbers, tables, study.site.view),
+        parts=tuple((layer, found) for layer, found in parts.items() if found),
+        view=study.site.view,
+    )
+
+
+def built_checkpoints(study: Study, folder: StudyFolder) -> list[Checkpoint]:
+    """The study's checkpoints that have aggregates, in the order of training, known without hashing their weights.
+
+    Of several with one name, which had other weights once, the one whose aggregates are newest.
+    """
+    found = []
+    for options in study.model.checkpoints:
+        tables = (folder.root / "aggregates").glob(f"{options.name}-{'[0-9a-f]' * 7}/layer-*/statistics.parquet")
+        newest = max(tables, key=lambda path: path.stat().st_mtime_ns, default=None)
+        if newest is not None:
+            place = options.path or fetch_config(options.repository or "", options.revision)[0]
+            found.append(Checkpoint(options.name, place, str(read_provenance(newest)["weights_hash"])))
+    return found
+
+
+def all_sources(study: Study, folder: StudyFolder) -> list[LayerSource]:
+    """What the pages of every layer that has tables are made from, in the order of checkpoints and layers."""
+    checkpoints = built_checkpoints(study, folder)
+    every = PageSelection(checkpoints="all", neurons="all")
+    pages = site_map(study, folder, checkpoints, [every])
+    tables = built_tables(study, folder, checkpoints)
+    return [
+        layer_source(study, folder, pages, checkpoint, layer)
+        for checkpoint in checkpoints
+        for layer in study.model.layer_numbers
+        if (checkpoint.key, layer) in tables
+    ]
+
+
+def layer_source(study: Study, folder: StudyFolder, pages: SiteMap, checkpoint: Checkpoint, layer: int) -> LayerSource:
+    """What the pages of one layer of one checkpoint are made from."""
+    return LayerSource(
+        site_map=pages,
+        checkpoint_key=checkpoint.key,
+        layer=layer,
+        aggregate=folder.aggregate(checkpoint.key, layer),
+        weights=folder.weights(checkpoint.key, layer),
+        corpus=folder.corpus,
+        tokenizer=checkpoint.folder,
+        count_special_tokens=study.collection.count_special_tokens,
+    )

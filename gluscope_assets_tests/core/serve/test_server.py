@@ -1,0 +1,297 @@
+"""Serving: files as they lie there, pages that no build has written, and nothing else."""
+
+import gzip
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gluscope_assets.core.pages.explorer_columns import GROUPS
+from gluscope_assets.core.pages.site_map import MANIFEST_PREFIX
+from gluscope_assets.core.serve.on_demand import OnDemand
+from gluscope_assets.core.serve.server import SiteServer, open_server
+from gluscope_assets.study.folders import HOME_VARIABLE
+from gluscope_assets.study.sources import all_sources, built_checkpoints
+from gluscope_assets.study.study import STUDIES_VARIABLE
+from gluscope_assets_tests.conftest import Workplace
+
+PLAIN = {"Host": "localhost"}
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Client:
+    """Sends an address as it is: a library would tidy it."""
+
+    def __init__(self, server: SiteServer) -> None:
+        self.port = server.server_port
+
+    def get(self, address: str, headers: dict[str, str] = PLAIN, method: str = "GET") -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.putrequest(method, address, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        found = Answer(answer.status, dict(answer.getheaders()), answer.read())
+        connection.close()
+        return found
+
+
+@contextmanager
+def serving(folder: Path, on_demand: OnDemand | None) -> Iterator[Client]:
+    with open_server(folder, 0, on_demand) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield Client(server)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory, built_tiny: Workplace) -> Workplace:
+    """The tiny study with two pages of the first checkpoint alone, beside the one where all neurons have pages."""
+    folder = tmp_path_factory.mktemp("few")
+    shutil.copytree(built_tiny.file.parent, folder / "tiny")
+    workplace = Workplace(folder / "tiny" / "tiny.yaml", folder / "tiny" / "home")
+    content = yaml.safe_load(workplace.file.read_text())
+    content["site"] = {"pages": [{"checkpoints": ["first"], "layers": [1], "neurons": [2, 5]}]}
+    workplace.file.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(workplace.home))
+        patch.setenv(STUDIES_VARIABLE, "")
+        assert workplace.build() == 0
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def client(few: Workplace) -> Iterator[Client]:
+    sources = all_sources(few.study, few.folder)
+    with closing(OnDemand(few.folder.site, sources)) as on_demand, serving(few.folder.site, on_demand) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def keys(few: Workplace) -> list[str]:
+    return [checkpoint.key for checkpoint in built_checkpoints(few.study, few.folder)]
+
+
+def test_a_page_on_demand_is_the_page_of_a_build_that_selects_all(
+    client: Client, built_tiny: Workplace, keys: list[str]
+) -> None:
+    built = sorted((built_tiny.folder.site / keys[1]).glob("*/[0-9]*.*"))
+    assert len(built) == 2 * 12 * 2
+    for path in built:
+        answer = client.get(f"/{path.relative_to(built_tiny.folder.site)}")
+        assert answer.status == 200
+        assert answer.body == path.read_bytes(), path
+
+
+def test_strips_on_demand_are_those_of_a_build_that_selects_all(
+    client: Client, few: Workplace, built_tiny: Workplace, keys: list[str]
+) -> None:
+    built = sorted(path.relative_to(built_tiny.folder.site) for path in (built_tiny.folder.site / "training").rglob("*.js"))
+    assert len(built) == 4
+    assert sum((few.folder.site / path).is_file() for path in built) == 1
+    for path in built:
+        answer = client.get(f"/{path}")
+        assert (answer.status, answer.body) == (200, (built_tiny.folder.site / path).read_bytes()), path
+
+
+def test_files_that_are_there_are_served_as_they_are(client: Client, few: Workplace, keys: list[str]) -> None:
+    files = [path for path in few.folder.site.rglob("*") if path.is_file() and path.name != "neurons.js"]
+    pages = sorted(path.stem for path in files if path.stem.isdigit() and path.suffix == ".html")
+    assert pages == ["2", "5"]
+    for path in files:
+        answer = client.get(f"/{path.relative_to(few.folder.site)}")
+        assert (answer.status, answer.body) == (200, path.read_bytes())
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert client.get("/").body == (few.folder.site / "index.html").read_bytes()
+    moved = client.get(f"/{keys[0]}/01")
+    assert (moved.status, moved.headers["Location"]) == (301, f"/{keys[0]}/01/")
+    assert client.get(f"/{keys[0]}/01/").body == (few.folder.site / keys[0] / "01" / "index.html").read_bytes()
+
+
+def test_kinds_are_named(client: Client, keys: list[str]) -> None:
+    for name, kind in {
+        "index.html": "text/html; charset=utf-8",
+        "neurons.js": "text/javascript; charset=utf-8",
+        f"{keys[1]}/00/3.js": "text/javascript; charset=utf-8",
+        "static/site.css": "text/css; charset=utf-8",
+        "static/icon.svg": "image/svg+xml",
+    }.items():
+        assert client.get(f"/{name}").headers["Content-Type"] == kind
+
+
+def test_a_layer_without_pages_has_a_page_of_its_own(client: Client, keys: list[str]) -> None:
+    text = client.get(f"/{keys[1]}/00/").body.decode()
+    assert all(f'href="{neuron}.html"' in text for neuron in range(12))
+    assert "NaN" not in text.upper().replace("NAN", "NaN")
+
+
+def test_the_manifest_names_every_neuron(client: Client, keys: list[str]) -> None:
+    manifest = json.loads(client.get("/neurons.js").body.decode().removeprefix(MANIFEST_PREFIX).rstrip(";\n"))
+    assert manifest["study"] == "tiny"
+    assert [(entry["key"], entry["name"]) for entry in manifest["checkpoints"]] == [(keys[0], "first"), (keys[1], "second")]
+    layers = [{"layer": layer, "width": 12, "pages": [[0, 12]]} for layer in range(2)]
+    assert all(entry["layers"] == layers for entry in manifest["checkpoints"])
+    assert manifest["training"] == {"together": 8, "layers": {"0": [[0, 12]], "1": [[0, 12]]}}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/nothing.html", "/KEY/00/12.html", "/KEY/00/-1.html", "/KEY/00/01.html", "/KEY/0/1.html", "/KEY/000/1.html",
+        "/KEY/02/1.html", "/KEY/00/1.txt", "/KEY/00/1.html/", "/KEY/00/" + "9" * 5000 + ".html", "/KEY/00/columns/none.js",
+        "/other-0000000/00/1.html", "/KEY/99/",
+        "/training/00/1.js", "/training/00/16.js", "/training/02/0.js", "/training/000/0.js", "/training/00/0.html",
+        "/../tiny.yaml", "/../../tiny.yaml", "/%2e%2e/%2e%2e/tiny.yaml", "/link/", "/link/none.html",
+        "/..%2f..%2ftiny.yaml", "/static/../../corpus/texts.parquet",
+        "//etc/passwd", "/static//site.css", "/./index.html", "/.hidden", "/static/.x", "/KEY/00/..", "/..\\..\\tiny.yaml",
+        "/index.html%00.js", "/link/secret.html", "/index.html%0d%0aX:y", "http://evil.example/index.html", "index.html", "*",
+    ],
+)  # fmt: skip
+def test_whatever_else_is_asked_for_is_missing(client: Client, few: Workplace, keys: list[str], address: str) -> None:
+    (few.folder.root / "outside").mkdir(exist_ok=True)
+    (few.folder.root / "outside" / "secret.html").write_text("not of the site")
+    link = few.folder.site / "link"
+    link.symlink_to(few.folder.root / "outside")
+    try:
+        answer = client.get(address.replace("KEY", keys[1]))
+    finally:
+        link.unlink()
+    assert answer.status == 404
+    assert len(answer.body) < 6000
+    assert b"<!doctype html>" in answer.body
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8700", "127.0.0.1.evil.example", "", "[::1]", "LOCALHOST.evil"])
+def test_only_this_machine_is_answered(client: Client, host: str) -> None:
+    assert client.get("/", {"Host": host}).status == 403
+    assert client.get("/", {}).status == 403
+    for name in ("localhost", "127.0.0.1:9000", f"localhost:{client.port}"):
+        assert client.get("/", {"Host": name}).status == 200
+
+
+@pytest.mark.parametrize("name", ["index.html", "static/site.css", "neurons.js", "KEY/00/3.html", "KEY/00/3.js"])
+def test_text_is_compressed_and_sent_once(client: Client, keys: list[str], name: str) -> None:
+    address = "/" + name.replace("KEY", keys[1])
+    plain = client.get(address)
+    assert "Content-Encoding" not in plain.headers
+    for accepted in ("gzip", "br, gzip;q=0.5", "GZIP"):
+        packed = client.get(address, {**PLAIN, "Accept-Encoding": accepted})
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert packed.headers["Vary"] == "Accept-Encoding"
+        assert gzip.decompress(packed.body) == plain.body
+        assert packed.headers["ETag"] != plain.headers["ETag"]
+    for refused in ("gzip;q=0", "br", "gzip; q=0.0"):
+        assert "Content-Encoding" not in client.get(address, {**PLAIN, "Accept-Encoding": refused}).headers
+    for known in (plain.headers["ETag"], f'"other", W/{plain.headers["ETag"]}', "*"):
+        again = client.get(address, {**PLAIN, "If-None-Match": known})
+        assert (again.status, again.body) == (304, b"")
+        assert again.headers["ETag"] == plain.headers["ETag"]
+    assert client.get(address, {**PLAIN, "If-None-Match": '"other"'}).status == 200
+    head = client.get(address, method="HEAD")
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(plain.body)))
+
+
+def test_a_changed_file_is_sent_again(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("first")
+    with serving(tmp_path, None) as client:
+        packed = {**PLAIN, "Accept-Encoding": "gzip"}
+        first = client.get("/", packed)
+        (tmp_path / "index.html").write_text("second")
+        again = client.get("/", {**packed, "If-None-Match": first.headers["ETag"]})
+        assert (again.status, gzip.decompress(again.body)) == (200, b"second")
+        assert client.get("/neurons.js").status == 404
+
+
+def test_nothing_but_reading_is_possible(client: Client) -> None:
+    for method in ("POST", "PUT", "DELETE"):
+        assert client.get("/index.html", method=method).status == 501
+
+
+def test_many_ask_at_once(client: Client, built_tiny: Workplace, keys: list[str]) -> None:
+    names = [f"{keys[1]}/{layer:02d}/{neuron}.{kind}" for layer in range(2) for neuron in range(12) for kind in ("html", "js")]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda name: client.get(f"/{name}").body, names * 2))
+    assert answers == [(built_tiny.folder.site / name).read_bytes() for name in names] * 2
+
+
+def test_a_study_without_a_site_is_served_from_its_tables(few: Workplace, keys: list[str], tmp_path: Path) -> None:
+    sources = all_sources(few.study, few.folder)
+    with closing(OnDemand(tmp_path / "none", sources)) as on_demand, serving(tmp_path / "none", on_demand) as client:
+        for name in ("", "about.html", "explorer.html", "static/site.css", "vocabulary.js", f"{keys[0]}/00/7.html"):
+            assert client.get(f"/{name}").status == 200, name
+        for group in GROUPS:
+            built = few.folder.site / keys[0] / "00" / "columns" / f"{group}.js"
+            assert client.get(f"/{keys[0]}/00/columns/{group}.js").body == built.read_bytes()
+    assert not (tmp_path / "none").exists()
+
+
+def test_tables_that_are_made_again_give_new_pages(few: Workplace, keys: list[str], tmp_path: Path) -> None:
+    shutil.copytree(few.folder.root, tmp_path / "tiny")
+    home = type(few.folder)(tmp_path / "tiny")
+    with closing(OnDemand(home.site, all_sources(few.study, home))) as on_demand:
+        before = on_demand.file(f"{keys[0]}/00/7.html")
+        assert before is not None
+        for name in ("examples", "sample", "positions", "statistics"):
+            shutil.copy(home.aggregate(keys[1], 0) / f"{name}.parquet", home.aggregate(keys[0], 0) / f"{name}.parquet")
+        (home.aggregate(keys[0], 0) / "statistics.parquet").touch()
+        assert on_demand.file(f"{keys[0]}/00/7.html") not in (before, None)
+
+
+def test_a_damaged_table_is_one_sentence(few: Workplace, keys: list[str], tmp_path: Path) -> None:
+    shutil.copytree(few.folder.root, tmp_path / "tiny")
+    home = type(few.folder)(tmp_path / "tiny")
+    (home.aggregate(keys[0], 0) / "examples.parquet").unlink()
+    with closing(OnDemand(home.site, all_sources(few.study, home))) as on_demand, serving(home.site, on_demand) as client:
+        answer = client.get(f"/{keys[0]}/00/7.html")
+        assert answer.status == 500
+        assert b"does not exist; materialize" in answer.body
+        assert client.get(f"/{keys[0]}/01/7.html").status == 200
+
+
+def test_the_command_starts_without_a_deep_learning_library(few: Workplace, keys: list[str]) -> None:
+    code = (
+        "import sys, threading, time, urllib.request\n"
+        "from gluscope_assets.core.serve import server as serving\n"
+        "from gluscope_assets.commands.main import main\n"
+        "ask = lambda: urllib.request.urlopen(f'http://127.0.0.1:{server.server_port}/' + sys.argv[2]).status\n"
+        "def serve_forever(self):\n"
+        "    global server\n"
+        "    server = self\n"
+        "    threading.Thread(target=super(serving.SiteServer, self).serve_forever, daemon=True).start()\n"
+        "    print(ask(), sorted({'torch', 'transformers', 'dagster'} & set(sys.modules)))\n"
+        "serving.SiteServer.serve_forever = serve_forever\n"
+        "sys.exit(main(['serve', '--study', sys.argv[1], '--port', '0']))\n"
+    )
+    environment = {HOME_VARIABLE: str(few.home), "PATH": "/usr/bin:/bin"}
+    began = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(few.file), f"{keys[1]}/01/7.html"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert run.stdout.splitlines()[-1] == "200 []"
+    assert time.monotonic() - began < 30

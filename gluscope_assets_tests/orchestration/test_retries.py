@@ -1,0 +1,351 @@
+"""What may pass is tried again and holds nothing while it waits, what is final ends the run, and a failed run is told."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import dagster as dg
+import httpx2
+import pytest
+import requests
+import torch
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from gluscope_assets.commands.main import COMMAND_TAG
+from gluscope_assets.core.errors import InputError, OutOfMemory
+from gluscope_assets.orchestration import retries as failures
+from gluscope_assets.orchestration.resources import GPU_POOL
+from gluscope_assets.orchestration.retries import WEBHOOK_VARIABLE, WEBSERVER_VARIABLE, failure_alert_sensor, is_transient
+
+# Transient and permanent
+
+
+def hub_answers(status: int) -> HfHubHTTPError:
+    return HfHubHTTPError("no", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub.example/x")))
+
+
+def raised_from(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+TRANSIENT = {
+    "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    "memory of a context": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    "busy": RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
+    "ailing": RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    "collecting process": RuntimeError("a collecting process failed:\n...\ntorch.OutOfMemoryError: CUDA out of memory."),
+    "refused": ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+    "timeout": TimeoutError("timed out"),
+    "locked": BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    "no route": OSError(errno.EHOSTUNREACH, "No route to host"),
+    "stale file": OSError(errno.ESTALE, "Stale file handle"),
+    "name": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    "urllib": urllib.error.URLError(ConnectionResetError("reset")),
+    "requests": requests.exceptions.ConnectionError("refused"),
+    "httpx": httpx2.ConnectError("refused"),
+    "hub is busy": hub_answers(429),
+    "hub is broken": hub_answers(503),
+    "wrapped": raised_from(InputError("the Hub cannot be reached; connect."), httpx2.ConnectTimeout("timed out")),
+    "pack of another process": pickle.loads(pickle.dumps(OutOfMemory("cuda:1 has no memory for a pack; free some."))),
+    "pack": raised_from(InputError("cuda:0 has no memory for a pack; free some."), torch.OutOfMemoryError("out of memory")),
+}
+PERMANENT = {
+    "input": InputError("the study has no such layer; choose another."),
+    "input from a file": raised_from(InputError("no such file; give one."), FileNotFoundError(errno.ENOENT, "no such file")),
+    "offline": raised_from(InputError("not in the local cache."), OfflineModeIsEnabled("offline mode is enabled")),
+    "certificate": requests.exceptions.SSLError("certificate has expired"),
+    "hub refuses": hub_answers(403),
+    "hub has none": hub_answers(404),
+    "disk": OSError(errno.ENOSPC, "No space left on device"),
+    "program": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "assertion": AssertionError("out of memory is only spoken of here"),
+    "key": KeyError("busy or unavailable"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_what_may_pass_is_transient(name: str) -> None:
+    assert is_transient(TRANSIENT[name])
+
+
+@pytest.mark.parametrize("name", PERMANENT)
+def test_what_is_not_known_to_pass_is_permanent(name: str) -> None:
+    assert not is_transient(PERMANENT[name])
+
+
+def test_what_was_being_handled_says_nothing_about_an_error() -> None:
+    bug = KeyError("a bug in the handler")
+    bug.__context__ = ConnectionError("lost")
+    assert not is_transient(bug)
+
+
+# Tries
+
+
+def failing(errors: list[BaseException], tries: list[int]) -> dg.AssetsDefinition:
+    """An asset that fails with each of `errors` in turn, then succeeds; it notes the number of each try."""
+
+    @dg.asset(key=["tiny", "stage"], pool=GPU_POOL)
+    @failures.tried_again_if_transient
+    def stage(context: dg.AssetExecutionContext) -> None:
+        tries.append(context.retry_number)
+        if len(tries) <= len(errors):
+            raise errors[len(tries) - 1]
+
+    return stage
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(overrides={"telemetry": {"enabled": False}}) as made:
+        yield made
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "WAITS", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_stage_is_tried_again_until_it_succeeds(instance: dg.DagsterInstance) -> None:
+    tries: list[int] = []
+    errors = [TRANSIENT["memory"], TRANSIENT["wrapped"]]
+    result = dg.materialize([failing(errors, tries)], instance=instance, raise_on_error=False)
+    assert result.success
+    assert tries == [0, 1, 2]
+    logs = [record.message for record in instance.all_logs(result.run_id)]
+    assert any("Try 1 of 4 failed and may pass, next in 0 s: CUDA out of memory" in message for message in logs)
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_tries_end_with_the_error_itself(instance: dg.DagsterInstance) -> None:
+    tries: list[int] = []
+    result = dg.materialize([failing([TRANSIENT["pack"]] * 9, tries)], instance=instance, raise_on_error=False)
+    assert tries == [0, 1, 2, 3]
+    (event,) = result.get_step_failure_events()
+    assert event.step_failure_data.user_failure_data is not None
+    assert event.step_failure_data.user_failure_data.description == "cuda:0 has no memory for a pack; free some."
+
+
+@pytest.mark.parametrize("name", ["input", "disk", "program"])
+def test_what_is_permanent_is_tried_once(name: str, instance: dg.DagsterInstance) -> None:
+    tries: list[int] = []
+    result = dg.materialize([failing([PERMANENT[name]] * 9, tries)], instance=instance, raise_on_error=False)
+    assert not result.success
+    assert tries == [0]
+
+
+def test_bad_input_reaches_the_command_line_as_such() -> None:
+    """Which looks for it among the causes of what ended the run."""
+    with pytest.raises(dg.Failure) as failed:
+        dg.materialize([failing([PERMANENT["input"]], [])])
+    assert failed.value.__cause__ is PERMANENT["input"]
+    assert failed.value.allow_retries is False
+
+
+def test_a_command_fails_at_once_because_a_person_waits_for_it() -> None:
+    tries: list[int] = []
+    result = dg.materialize([failing([TRANSIENT["memory"]], tries)], tags={failures.COMMAND_TAG: "build"}, raise_on_error=False)
+    assert not result.success
+    assert tries == [0]
+    assert set(COMMAND_TAG) == {failures.COMMAND_TAG}
+
+
+def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:
+    class Place(dg.ConfigurableResource["Place"]):
+        name: str
+
+    @dg.asset
+    @failures.tried_again_if_transient
+    def stage(context: dg.AssetExecutionContext, place: Place) -> dg.MaterializeResult[None]:
+        """What it does."""
+        return dg.MaterializeResult(metadata={"place": place.name})
+
+    result = dg.materialize([stage], resources={"place": Place(name="here")})
+    assert result.asset_materializations_for_node("stage")[0].metadata["place"].value == "here"
+    assert stage.key == dg.AssetKey("stage")
+
+
+def test_a_stage_that_waits_holds_no_slot(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "WAITS", (2.0,))
+    instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
+    tries: list[int] = []
+    run = threading.Thread(
+        target=dg.materialize, args=([failing([TRANSIENT["memory"]], tries)],), kwargs={"instance": instance}
+    )
+    run.start()
+    waiting = []
+    while run.is_alive():
+        retried = any(record.is_dagster_event and record.dagster_event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY
+                      for found in instance.get_runs() for record in instance.all_logs(found.run_id))  # fmt: skip
+        if retried and len(tries) == 1:
+            waiting.append(len(instance.event_log_storage.get_concurrency_info(GPU_POOL).claimed_slots))
+        time.sleep(0.05)
+    run.join()
+    assert tries == [0, 1]
+    # The last look may see the second try, which has claimed its slot and not begun.
+    assert 0 in waiting
+    assert not instance.event_log_storage.get_concurrency_info(GPU_POOL).claimed_slots
+
+
+def step_that_waits(file: str) -> None:
+    """What a step's process does, as the test below starts it."""
+    failures._end_with_run()
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_a_step_ends_with_its_killed_run(tmp_path: Path) -> None:
+    file = tmp_path / "step"
+    code = (
+        "import multiprocessing, time; from gluscope_assets_tests.orchestration.test_retries import step_that_waits; "
+        f"multiprocessing.get_context('spawn').Process(target=step_that_waits, args=({str(file)!r},)).start(); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as run:
+        try:
+            until(lambda: file.is_file() and file.read_text() != "")
+            step = int(file.read_text())
+            os.kill(step, 0)
+        finally:
+            run.send_signal(signal.SIGKILL)
+    until(lambda: not alive(step))
+
+
+def until(true: object, seconds: float = 60) -> None:
+    """Wait until a function gives true."""
+    end = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        # A process that has ended and that nobody waits for is none.
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+# Alerts
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Answers with the status that the path names, after noting what was posted."""
+
+    posted: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.posted.append(json.loads(content))
+        if self.path.startswith("/slow"):
+            time.sleep(1)
+        self.send_response(int(self.path.rsplit("/", 1)[1]))
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def webhook(path: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a webhook, and what it will have been sent."""
+    handler = type("Handler", (Webhook,), {"posted": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{path}", handler.posted
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def failed_run(instance: dg.DagsterInstance, tags: dict[str, str] | None = None) -> dg.RunFailureSensorContext:
+    """What the sensor is called with when bad input has ended a run."""
+    result = dg.materialize([failing([PERMANENT["input"]] * 2, [])], instance=instance, raise_on_error=False, tags=tags)
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failure_alerts",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+    )
+    return context.for_run_failure()
+
+
+def test_a_failed_run_is_told(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WEBSERVER_VARIABLE, "https://dagster.example/")
+    tags = {"dagster/asset_partition_range_start": "a|00", "dagster/asset_partition_range_end": "a|03"}
+    context = failed_run(instance, tags)
+    with webhook("secret/200") as (address, posted):
+        monkeypatch.setenv(WEBHOOK_VARIABLE, address)
+        failure_alert_sensor()(context)
+    run = context.dagster_run.run_id
+    link = f"https://dagster.example/runs/{run}"
+    assert posted == [
+        {
+            "text": f"GLUScope: tiny/stage (a|00 to a|03) failed: the study has no such layer; choose another. {link}",
+            "study": "tiny",
+            "run": run,
+            "asset": "tiny/stage",
+            "partition": "a|00 to a|03",
+            "error": "the study has no such layer; choose another.",
+            "link": link,
+        }
+    ]
+
+
+def test_a_killed_run_is_told(instance: dg.DagsterInstance) -> None:
+    """No step has failed: only the run's own event says why it ended."""
+    run = dg.materialize([failing([], [])], instance=instance).dagster_run
+    event = instance.report_run_failed(run, "Run worker was killed.\nExit code -9")
+    context = dg.build_run_status_sensor_context("failure_alerts", event, instance, run).for_run_failure()
+    alert = failures.alert_of(context)
+    assert (alert["asset"], alert["partition"], alert["error"]) == (None, None, "Run worker was killed.")
+
+
+@pytest.mark.parametrize("path", ["secret/500", "secret/404", "slow/secret/200", "unreachable"])
+def test_an_alert_that_fails_says_so_and_never_shows_the_address(
+    path: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "ALERT_SECONDS", 0.2)
+    context = failed_run(instance)
+    with webhook(path) as (address, _):
+        monkeypatch.setenv(WEBHOOK_VARIABLE, "http://127.0.0.1:1/secret" if path == "unreachable" else address)
+        with pytest.raises(RuntimeError, match="did not take the alert") as raised:
+            failures.post_alert(failures.alert_of(context))
+    text = io.StringIO()
+    traceback.print_exception(raised.value, file=text)
+    assert "secret" not in text.getvalue()
+    assert "127.0.0.1" not in text.getvalue()
+
+
+@pytest.mark.parametrize("address", ["file:///secret", "hooks.example/secret", "http://[secret", "https://host:secret/"])
+def test_an_address_that_is_none_is_not_shown(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WEBHOOK_VARIABLE, address)
+    with pytest.raises((InputError, RuntimeError)) as raised:
+        failures.post_alert({})
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_the_sensor_is_stopped_where_there_is_no_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WEBHOOK_VARIABLE, raising=False)
+    assert failure_alert_sensor().default_status == dg.DefaultSensorStatus.STOPPED
+    monkeypatch.setenv(WEBHOOK_VARIABLE, "https://hooks.example/secret")
+    assert failure_alert_sensor().default_status == dg.DefaultSensorStatus.RUNNING
+    assert "secret" not in str(vars(failure_alert_sensor()))
