@@ -21,9 +21,9 @@ from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
+from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables.orientation import scan_neurons
-from gluscope_assets.study.folders import StudyFolder, default_home
 from gluscope_assets.study.sources import built_checkpoints
 from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
 
@@ -182,11 +182,7 @@ class OpenedStudy:
 
     def _layers(self, key: str) -> list[int]:
         """The layers of a checkpoint that have aggregates. InputError if one of them has no weights."""
-        layers = [
-            layer
-            for layer in self.study.model.layer_numbers
-            if (self.folder.aggregate(key, layer) / "statistics.parquet").is_file()
-        ]
+        layers = [layer for layer in self.study.model.layer_numbers if self.folder.tables(key, layer).statistics.is_file()]
         for layer in layers:
             if not self.folder.weights(key, layer).is_file():
                 raise InputError(
@@ -201,7 +197,7 @@ class OpenedStudy:
 
     def _list_of(self, key: str, layer: int, quadrant: str, activation: str, neuron: int | None, view: View) -> pl.LazyFrame:
         """The examples of one list of a layer, one row each, with token ids."""
-        rows = pl.scan_parquet(self.folder.aggregate(key, layer) / "examples.parquet")
+        rows = pl.scan_parquet(self.folder.tables(key, layer).examples)
         signs = pl.scan_parquet(self.folder.weights(key, layer)).select("neuron", "orientation")
         if neuron is not None:
             rows, signs = (frame.filter(pl.col("neuron") == neuron) for frame in (rows, signs))

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from gluscope_assets.commands import main as cli
-from gluscope_assets.study.folders import HOME_VARIABLE, StudyFolder
+from gluscope_assets.core.paths import HOME_VARIABLE, StudyFolder
 from gluscope_assets.study.study import STUDIES_VARIABLE, Study, load_study
 
 # Nothing is said of how long a test may take: tests beside each other take their time.

@@ -89,9 +89,9 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
                     "dtype": collection.dtype,
                     **software_versions(),
                     "bytes": report.bytes[layer],
-                    "path": dg.MetadataValue.path(folder.first_shard(key, layer).parent),
+                    "path": dg.MetadataValue.path(folder.layer_shards(key, layer).folder),
                     **quadrant_shares(report.frequency[layer]),
-                    "dagster/column_schema": column_schema(folder.first_shard(key, layer) / "statistics.parquet"),
+                    "dagster/column_schema": column_schema(folder.layer_shards(key, layer).first_statistics),
                 }
                 context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
         return dg.MaterializeResult(data_version=data_version(fingerprints))
@@ -135,7 +135,7 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
         folder, fingerprints = storage.of(study), []
         for key, layers in by_checkpoint(context.partition_keys).items():
             checkpoint = checkpoint_of(study, key)
-            collections = {layer: read_record(folder.first_shard(key, layer).parent).fingerprint for layer in layers}
+            collections = {layer: read_record(folder.layer_shards(key, layer)).fingerprint for layer in layers}
             footers = {
                 layer: provenance(study, "quadrant_aggregates", {"activation_shards": collections[layer]}, checkpoint)
                 for layer in layers
@@ -161,8 +161,8 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
                     "path": dg.MetadataValue.path(destination),
                     **quadrant_shares(report.frequency),
                     "dagster/row_count": report.neurons,
-                    "dagster/column_schema": column_schema(destination / "statistics.parquet"),
-                    "rows": sample_rows(destination / "statistics.parquet", ["neuron", "zero", *COUNTS]),
+                    "dagster/column_schema": column_schema(folder.tables(key, layer).statistics),
+                    "rows": sample_rows(folder.tables(key, layer).statistics, ["neuron", "zero", *COUNTS]),
                 }
                 context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
         return dg.MaterializeResult(data_version=data_version(fingerprints))

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,15 +13,16 @@ from gluscope_assets.assets.neuron_weights import checkpoint_of
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.exchange.dataset import DATASET, remove_dataset, write_dataset
+from gluscope_assets.core.exchange.dataset import remove_dataset, write_dataset
 from gluscope_assets.core.files import read_provenance, replacing
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.pages.explorer_columns import write_columns, write_vocabulary
 from gluscope_assets.core.pages.formats import format_count
 from gluscope_assets.core.pages.rendering import render_layers
-from gluscope_assets.core.pages.strips import CheckpointTables, Training
+from gluscope_assets.core.pages.strips import Training
+from gluscope_assets.core.paths import DATASET, INDEX, LayerTables, StudyFolder, pages_folder
 from gluscope_assets.core.publishing import publish, roll_back
-from gluscope_assets.core.site.overview import LayerTables, MeasuredCheckpoint, Measurement, Overview, Pass, overview_of
+from gluscope_assets.core.site.overview import MeasuredCheckpoint, Measurement, Overview, Pass, overview_of
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets.orchestration.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.orchestration.partitions import by_checkpoint, layer_partitions, partition_key
@@ -36,7 +36,6 @@ from gluscope_assets.study.fingerprints import (
     rendered_fingerprints,
     tables_behind,
 )
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.registry import read_registry
 from gluscope_assets.study.sources import all_sources, layer_source, site_map
 from gluscope_assets.study.study import Study
@@ -100,7 +99,7 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
                         "largest page": report.largest_bytes,
                         "bytes of columns": columns,
                         **show.metadata(),
-                        "path": dg.MetadataValue.path(folder.site / key / f"{layer:02d}"),
+                        "path": dg.MetadataValue.path(folder.site / pages_folder(key, layer)),
                         "links": page_links(report.samples),
                     }
                     context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
@@ -148,7 +147,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
                 "pages": report.pages,
                 "bytes": report.bytes,
                 "largest page": report.largest_bytes,
-                "path": dg.MetadataValue.path(folder.site / "index.html"),
+                "path": dg.MetadataValue.path(folder.site / INDEX),
                 "links": page_links(report.samples),
             },
         )
@@ -158,13 +157,8 @@ def build_site(study: Study) -> dg.AssetsDefinition:
 
 def site_tables(study: Study, folder: StudyFolder, checkpoint: Checkpoint) -> list[LayerTables]:
     """The tables of the layers that pages were rendered from: what the site is made from is told by the pages' fingerprints."""
-    tables = []
-    for layer in study.model.layer_numbers:
-        aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
-        files = (aggregate / "statistics.parquet", weights, folder.page_report(checkpoint.key, layer))
-        if all(file.is_file() for file in files):
-            tables.append((layer, aggregate, weights))
-    return tables
+    every = (folder.tables(checkpoint.key, layer) for layer in study.model.layer_numbers)
+    return [tables for tables in every if tables.are_there and folder.page_report(checkpoint.key, tables.layer).is_file()]
 
 
 def site_overview(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Overview:
@@ -175,10 +169,10 @@ def site_overview(study: Study, folder: StudyFolder, checkpoints: Sequence[Check
 
 def site_training(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> Training:
     """What the strips along training are made from."""
-    tables: dict[int, list[CheckpointTables]] = {}
+    tables: dict[int, list[LayerTables]] = {}
     for checkpoint in checkpoints:
-        for layer, aggregate, weights in site_tables(study, folder, checkpoint):
-            tables.setdefault(layer, []).append(CheckpointTables(checkpoint.key, aggregate, weights))
+        for of_layer in site_tables(study, folder, checkpoint):
+            tables.setdefault(of_layer.layer, []).append(of_layer)
     return Training(tables, TokenizedCorpus.open(folder.corpus), TokenDecoder.from_folder(checkpoints[-1].folder))
 
 
@@ -226,7 +220,7 @@ def recorded_passes(
 
     Of the records of a layer whose fingerprint is that of the shards it was merged from, the latest that forwarded something.
     """
-    shards = {str(partition_key(checkpoint.key, layer)): (layer, _merged_from(aggregate)) for layer, aggregate, _ in tables}
+    shards = {str(partition_key(checkpoint.key, of.layer)): (of.layer, _merged_from(of)) for of in tables}
     found: dict[int, dg.EventLogRecord] = {}
     cursor = None
     while shards:
@@ -250,9 +244,9 @@ def recorded_passes(
     return tuple(_pass(layers, found[layers[0]].timestamp, _metadata(found[layers[0]])) for layers in ordered)
 
 
-def _merged_from(aggregate: Path) -> str | None:
+def _merged_from(tables: LayerTables) -> str | None:
     """The fingerprint of the shards that an aggregate was merged from."""
-    inputs = read_provenance(aggregate / "statistics.parquet").get("inputs")
+    inputs = read_provenance(tables.statistics).get("inputs")
     return str(inputs["activation_shards"]) if isinstance(inputs, dict) and "activation_shards" in inputs else None
 
 

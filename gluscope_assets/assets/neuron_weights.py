@@ -7,13 +7,13 @@ import dagster as dg
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
+from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.orchestration.automation import WHEN_INPUTS_CHANGE
 from gluscope_assets.orchestration.partitions import by_checkpoint, checkpoint_partitions, layer_partitions, partition_key
 from gluscope_assets.orchestration.records import OWNERS, attributes, column_schema, data_version, sample_rows, size_of
 from gluscope_assets.orchestration.resources import GPU_POOL, Device, ProgressDisplay, Storage
 from gluscope_assets.orchestration.retries import tried_again_if_transient
 from gluscope_assets.study.fingerprints import DATA_VERSION_TAG, provenance, recorded_fingerprint
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.study import Study
 
 

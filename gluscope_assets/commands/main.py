@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gluscope_assets.commands.plan import LayerRun, Plan
     from gluscope_assets.core.model.checkpoint import Checkpoint
-    from gluscope_assets.study.folders import StudyFolder
+    from gluscope_assets.core.paths import StudyFolder
     from gluscope_assets.study.study import Study
 
 DAGSTER_YAML = """\
@@ -135,7 +135,7 @@ def build(options: argparse.Namespace) -> None:
     from gluscope_assets.core.corpus.tokenize import source_version
     from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
     from gluscope_assets.core.pages.selection import check_lists
-    from gluscope_assets.study.folders import StudyFolder, default_home
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.study.registry import look_for_checkpoints, with_registry
     from gluscope_assets.study.study import load_study
 
@@ -262,7 +262,7 @@ def _retire_dead_runs(instance: "dg.DagsterInstance") -> None:
 
 
 def _study(name: str) -> "Study":
-    from gluscope_assets.study.folders import StudyFolder, default_home
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.study.registry import with_registry
     from gluscope_assets.study.study import STUDIES_VARIABLE, find_studies, load_study
 
@@ -388,9 +388,9 @@ def publish(options: argparse.Namespace) -> None:
     """Publish the site, or roll back, in a run like one that a person starts in the UI."""
     import dagster as dg
 
+    from gluscope_assets.core.paths import default_home
     from gluscope_assets.definitions import build_defs
     from gluscope_assets.orchestration.jobs import publish_job
-    from gluscope_assets.study.folders import default_home
 
     study = _study(options.study)
     job = build_defs([study]).resolve_job_def(publish_job(study).name)
@@ -410,7 +410,7 @@ def export(options: argparse.Namespace) -> None:
     """Write the dataset, or the paper's table of one checkpoint."""
     from gluscope_assets.core.exchange.dataset import write_dataset
     from gluscope_assets.core.exchange.paper_schema import export_paper
-    from gluscope_assets.study.folders import StudyFolder, default_home
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.study.sources import all_sources
 
     study = _study(options.study)
@@ -436,8 +436,8 @@ def import_table(options: argparse.Namespace) -> None:
     from gluscope_assets.core.exchange.paper_schema import import_paper
     from gluscope_assets.core.files import hash_files, require_file
     from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.study.fingerprints import provenance
-    from gluscope_assets.study.folders import StudyFolder, default_home
 
     study, home = _study(options.study), default_home()
     folder = StudyFolder(home / study.name)
@@ -462,8 +462,8 @@ def import_table(options: argparse.Namespace) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve the site, and every page that it lacks, until interrupted."""
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.core.serve.on_demand import OnDemand
-    from gluscope_assets.study.folders import StudyFolder, default_home
     from gluscope_assets.study.sources import all_sources
 
     study = _study(options.study)
@@ -483,7 +483,7 @@ def serve(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """Become Dagster's webserver and daemon."""
-    from gluscope_assets.study.folders import HOME_VARIABLE, default_home
+    from gluscope_assets.core.paths import HOME_VARIABLE, default_home
 
     home = default_home()
     environment = {**os.environ, HOME_VARIABLE: str(home), "DAGSTER_HOME": str(_dagster_home(home))}
@@ -500,7 +500,7 @@ def studies(options: argparse.Namespace) -> None:
     import rich.table
     from rich.console import Console
 
-    from gluscope_assets.study.folders import StudyFolder, default_home
+    from gluscope_assets.core.paths import StudyFolder, default_home
     from gluscope_assets.study.registry import with_registry
     from gluscope_assets.study.study import find_studies
 
@@ -521,7 +521,7 @@ def _status_rows(study: "Study", home: Path) -> Iterator[tuple[str, ...]]:
     from gluscope_assets.commands.plan import Planner
     from gluscope_assets.core.corpus.tokenize import source_version
     from gluscope_assets.core.model.checkpoint import resolve_checkpoint
-    from gluscope_assets.study.folders import StudyFolder
+    from gluscope_assets.core.paths import StudyFolder, layer_neuron_pages
 
     folder = StudyFolder(home / study.name)
     checkpoints = [resolve_checkpoint(given) for given in study.model.checkpoints]
@@ -535,6 +535,6 @@ def _status_rows(study: "Study", home: Path) -> Iterator[tuple[str, ...]]:
         for checkpoint in checkpoints:
             plan = planner.plan([checkpoint], layers)
             stale = sorted({stage for run in plan.layer_runs for stage in run.stages})
-            pages = sum(1 for page in (folder.site / checkpoint.key).glob("*/*.html") if page.stem.isdigit())
+            pages = sum(len(layer_neuron_pages(folder.site, checkpoint.key, layer)) for layer in layers)
             status = f"to do: {', '.join(stale)}" if stale else "fresh"
             yield study.name, checkpoint.name, checkpoint.key, str(len(layers)), f"{pages:,}", status

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from gluscope_assets.core.collect.shards import RECORD
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
-from gluscope_assets.core.pages.site_map import MANIFEST
+from gluscope_assets.core.paths import MANIFEST, StudyFolder
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
 from gluscope_assets.study.fingerprints import DATA_VERSION_TAG, fingerprint, layers_behind, page_inputs, rendered_fingerprints
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.study import Study
 
 LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
@@ -87,7 +85,7 @@ class Planner:
             stale["activation_shards"] |= {
                 layer
                 for layer in stale["quadrant_aggregates"]
-                if not (self.folder.first_shard(checkpoint.key, layer) / "statistics.parquet").is_file()
+                if not self.folder.layer_shards(checkpoint.key, layer).first_statistics.is_file()
             }
             runs += self._runs(checkpoint, stale)
             pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"][layer] for layer in layers}
@@ -147,8 +145,8 @@ class Planner:
         """A file that is there if the stage's result for a layer is."""
         return {
             "neuron_weights": self.folder.weights(checkpoint.key, layer),
-            "activation_shards": self.folder.first_shard(checkpoint.key, layer).parent / RECORD,
-            "quadrant_aggregates": self.folder.aggregate(checkpoint.key, layer) / "statistics.parquet",
+            "activation_shards": self.folder.layer_shards(checkpoint.key, layer).record,
+            "quadrant_aggregates": self.folder.tables(checkpoint.key, layer).statistics,
             "neuron_pages": self.folder.page_report(checkpoint.key, layer),
         }[stage]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.paths import StudyFolder, layer_neuron_pages
 from gluscope_assets.core.site.links import PAGE_LIMIT, broken_links, oversized_pages
 from gluscope_assets.orchestration.partitions import by_checkpoint, keys_of_run
 from gluscope_assets.orchestration.resources import Storage
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.study import Study
 
 AGGREGATE_CHECKS = {
@@ -85,7 +85,7 @@ def page_check(study: Study) -> dg.AssetChecksDefinition:
         layers = built_layers(study, folder, context)
         problems = []
         for key, layer in layers:
-            pages = sorted((folder.site / key / f"{layer:02d}").glob("[0-9]*.html"))
+            pages = layer_neuron_pages(folder.site, key, layer)
             problems += [f"{key}, layer {layer}: {sentence}" for sentence in oversized_pages(folder.site, pages=pages)]
         return _result(asset, "pages_within_budget", problems, len(layers))
 
@@ -109,8 +109,7 @@ def built_layers(study: Study, folder: StudyFolder, context: dg.AssetCheckExecut
     """The (checkpoint key, layer) that the run of a check has built; all that are stored if it names none."""
     keys = keys_of_run(study, context.run.tags, context.instance)
     if keys is None:
-        stored = sorted((folder.root / "aggregates").glob("*/layer-??"))
-        return [(path.parent.name, int(path.name.removeprefix("layer-"))) for path in stored]
+        return folder.stored_aggregates()
     return [(checkpoint_key, layer) for checkpoint_key, layers in by_checkpoint(keys).items() for layer in layers]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from gluscope_assets.core.paths import layer_name
 from gluscope_assets.study.study import Study
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -19,20 +20,15 @@ def checkpoint_partitions(study: Study) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=f"{study.name}_checkpoints")
 
 
-def layer_key(layer: int) -> str:
-    """`03`: padded, so that keys sort as numbers do and a range of them is contiguous."""
-    return f"{layer:02d}"
-
-
 def layer_partitions(study: Study) -> dg.MultiPartitionsDefinition:
     """Checkpoint × layer."""
-    layers = dg.StaticPartitionsDefinition([layer_key(layer) for layer in study.model.layer_numbers])
+    layers = dg.StaticPartitionsDefinition([layer_name(layer) for layer in study.model.layer_numbers])
     return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(study), "layer": layers})
 
 
 def partition_key(checkpoint_key: str, layer: int) -> dg.MultiPartitionKey:
     """The key of one layer of one checkpoint."""
-    return dg.MultiPartitionKey({"checkpoint": checkpoint_key, "layer": layer_key(layer)})
+    return dg.MultiPartitionKey({"checkpoint": checkpoint_key, "layer": layer_name(layer)})
 
 
 def by_checkpoint(partition_keys: Iterable[str]) -> dict[str, list[int]]:

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
+from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.core.progress import Progress
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.study import Study
 
 

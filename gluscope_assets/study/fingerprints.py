@@ -14,8 +14,8 @@ from gluscope_assets.core.files import hash_of, read_provenance
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.pages.templates import page_version, site_version
+from gluscope_assets.core.paths import StudyFolder, layer_name
 from gluscope_assets.orchestration.partitions import partition_key
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets.study.study import Study
 
 DATA_VERSION_TAG = "dagster/data_version"
@@ -105,7 +105,7 @@ def selected_neurons(study: Study, checkpoint_name: str, layer: int, tables: Map
             first = max(first, selection.neurons)
         elif isinstance(selection.neurons, TopNeurons):
             others = [other for other in _ranked_together(study, selection, layer) if other != layer]
-            behind = {f"{other:02d}": tables[other] for other in others}
+            behind = {layer_name(other): tables[other] for other in others}
             rankings.append({**selection.neurons.model_dump(), "others": behind})
         else:
             listed.update(selection.neurons)
@@ -129,7 +129,7 @@ def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, lay
     return {
         other: (
             recorded_fingerprint(folder.weights(checkpoint.key, other)),
-            recorded_fingerprint(folder.aggregate(checkpoint.key, other) / "statistics.parquet"),
+            recorded_fingerprint(folder.tables(checkpoint.key, other).statistics),
         )
         for other in layers_behind(study, checkpoint.name, layer)
     }

@@ -16,7 +16,7 @@ from gluscope_assets.core.files import replacing
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.discovery import find_candidates, weights_hash
 from gluscope_assets.core.options import CheckpointOptions, Options
-from gluscope_assets.study.folders import StudyFolder
+from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.study.study import Study
 
 

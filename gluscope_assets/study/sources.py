@@ -12,9 +12,9 @@ from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import Checkpoint, fetch_config
 from gluscope_assets.core.options import CorpusOptions, PageSelection
 from gluscope_assets.core.pages.rendering import LayerSource
-from gluscope_assets.core.pages.selection import Tables, with_lists
+from gluscope_assets.core.pages.selection import with_lists
 from gluscope_assets.core.pages.site_map import SiteMap, parts_of
-from gluscope_assets.study.folders import StudyFolder
+from gluscope_assets.core.paths import LayerTables, StudyFolder
 from gluscope_assets.study.study import Study
 
 
@@ -23,15 +23,10 @@ def corpus_label(options: CorpusOptions) -> str:
     return "Python's standard library" if options.path is None else options.path.stem
 
 
-def built_tables(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, int], Tables]:
-    """The aggregate's folder and the file of weights of each layer that has both, by (checkpoint key, layer)."""
-    found = {}
-    for checkpoint in checkpoints:
-        for layer in study.model.layer_numbers:
-            aggregate, weights = folder.aggregate(checkpoint.key, layer), folder.weights(checkpoint.key, layer)
-            if (aggregate / "statistics.parquet").is_file() and weights.is_file():
-                found[checkpoint.key, layer] = aggregate, weights
-    return found
+def built_tables(study: Study, folder: StudyFolder, checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, int], LayerTables]:
+    """The tables of each layer that has aggregate and weights, by (checkpoint key, layer)."""
+    every = (folder.tables(checkpoint.key, layer) for checkpoint in checkpoints for layer in study.model.layer_numbers)
+    return {(tables.checkpoint_key, tables.layer): tables for tables in every if tables.are_there}
 
 
 def site_map(
@@ -43,8 +38,8 @@ def site_map(
     """
     tables = built_tables(study, folder, checkpoints)
     statistics: dict[int, Path] = {}
-    for (_, layer), (aggregate, _) in tables.items():
-        statistics.setdefault(layer, aggregate / "statistics.parquet")
+    for of_layer in tables.values():
+        statistics.setdefault(of_layer.layer, of_layer.statistics)
     layers = sorted(statistics)
     parts = {layer: parts_of(statistics[layer]) for layer in layers}
     named = tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints)
@@ -69,8 +64,7 @@ def built_checkpoints(study: Study, folder: StudyFolder) -> list[Checkpoint]:
     """
     found = []
     for options in study.model.checkpoints:
-        tables = (folder.root / "aggregates").glob(f"{options.name}-{'[0-9a-f]' * 7}/layer-*/statistics.parquet")
-        newest = max(tables, key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest = max(folder.statistics_of(options.name), key=lambda path: path.stat().st_mtime_ns, default=None)
         if newest is not None:
             place = options.path or fetch_config(options.repository or "", options.revision)[0]
             found.append(Checkpoint(options.name, place, str(read_provenance(newest)["weights_hash"])))

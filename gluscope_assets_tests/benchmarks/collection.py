@@ -40,7 +40,7 @@ from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import load_model, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
-from gluscope_assets.core.tables.aggregate import TABLES
+from gluscope_assets.core.paths import AGGREGATE_FILES
 from gluscope_assets_tests.support.reference import mlp_of
 
 DATA = Path(os.environ.get("GLUSCOPE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -201,7 +201,7 @@ class Subject:
             shards.write_shard(state.aggregate(layer), self.folder / "shards", 0, self.corpus.n_tokens, footer)
         neurons = sum(mlp.width for mlp in self.mlps)
         paths = list(self.folder.rglob("shards/*/*/*.parquet"))
-        sizes = {name: sum(path.stat().st_size for path in paths if path.stem == name) for name in TABLES}
+        sizes = {name: sum(path.stat().st_size for path in paths if path.name == name) for name in AGGREGATE_FILES}
         sizes["windows"] = sum(window_bytes(path) for path in paths if path.stem == "examples")
         return {name: size / neurons for name, size in sizes.items()}
 

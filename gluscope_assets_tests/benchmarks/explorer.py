@@ -25,8 +25,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection
-from gluscope_assets.core.pages.explorer_columns import COLUMNS, write_columns, write_vocabulary
-from gluscope_assets.core.pages.site_map import MANIFEST, SiteMap, manifest_text, read_manifest
+from gluscope_assets.core.pages.explorer_columns import write_columns, write_vocabulary
+from gluscope_assets.core.pages.site_map import SiteMap, manifest_text, read_manifest
+from gluscope_assets.core.paths import MANIFEST
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import CHROMIUM
@@ -230,7 +231,7 @@ def drive(browser: Browser, address: str) -> dict[str, tuple[str, float]]:
 def bytes_of(site: Path) -> Counter[str]:
     """The bytes of each group's scripts in a site."""
     sizes: Counter[str] = Counter()
-    for path in site.glob(f"*/*/{COLUMNS}/*.js"):
+    for path in site.glob("*/*/columns/*.js"):
         sizes[path.stem] += path.stat().st_size
     return sizes
 

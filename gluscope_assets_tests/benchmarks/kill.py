@@ -25,9 +25,9 @@ from rich.console import Console
 from gluscope_assets.commands import main as cli
 from gluscope_assets.commands.plan import LAYER_STAGES
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.core.paths import HOME_VARIABLE
 from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
 from gluscope_assets.orchestration.resources import GPU_POOL
-from gluscope_assets.study.folders import HOME_VARIABLE
 from gluscope_assets.study.study import STUDIES_VARIABLE, load_study
 from gluscope_assets_tests.support.deployed import Deployed, deployed, until
 from gluscope_assets_tests.support.tiny import LAYERS, write_checkpoint, write_tiny

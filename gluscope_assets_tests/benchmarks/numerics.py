@@ -15,12 +15,12 @@ import torch
 
 from gluscope_assets.core.collect.forward import Forward
 from gluscope_assets.core.collect.job import Collection, collect
-from gluscope_assets.core.collect.shards import layer_folder, shard_folder
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, tokenize_corpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
+from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.tables.aggregate import Aggregate, read_aggregate
 from gluscope_assets.study.study import find_studies
 from gluscope_assets_tests.benchmarks.collection import DATA, table
@@ -55,7 +55,7 @@ def collected(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus, root:
         options=CollectionOptions(), root=root, provenance={"fingerprint": "numerics"},
     )  # fmt: skip
     collect(collection, ["cpu"])
-    return [read_aggregate(shard_folder(layer_folder(root, layer), 0)) for layer in layers]
+    return [read_aggregate(LayerShards(root, layer).shard(0)) for layer in layers]
 
 
 def half_precision(name: str, wide: list[Aggregate], narrow: list[Aggregate], changed: list[float]) -> list[str]:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.pages.rendering import LayerSource, render_layers
-from gluscope_assets.study.folders import StudyFolder, default_home
+from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.study.study import SHIPPED, load_study
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages import explorer_columns
 from gluscope_assets.core.pages.explorer_columns import TOKENS_AFTER, TOKENS_BEFORE, write_columns
-from gluscope_assets.core.pages.site_map import MANIFEST, manifest_text
+from gluscope_assets.core.pages.site_map import manifest_text
+from gluscope_assets.core.paths import MANIFEST
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number

@@ -11,9 +11,9 @@ import yaml
 from playwright.sync_api import Page
 
 from gluscope_assets.core.pages.formats import format_count, format_share, signed
+from gluscope_assets.core.paths import HOME_VARIABLE, StudyFolder
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
 from gluscope_assets.core.tables.orientation import scan_neurons
-from gluscope_assets.study.folders import HOME_VARIABLE, StudyFolder
 from gluscope_assets.study.study import STUDIES_VARIABLE
 from gluscope_assets_tests.core.collect.test_oracle import DATA
 from gluscope_assets_tests.site.conftest import needs_chromium

@@ -17,9 +17,9 @@ import polars as pl
 from playwright.sync_api import Page, expect, sync_playwright
 
 from gluscope_assets.core.pages.site_map import read_manifest
+from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.orientation import scan_neurons
-from gluscope_assets.study.folders import StudyFolder
 from gluscope_assets_tests.site import test_explorer as explorer
 from gluscope_assets_tests.site.conftest import CHROMIUM, number
 from gluscope_assets_tests.site.test_pages import choose, places, section, settle

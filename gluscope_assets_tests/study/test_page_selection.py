@@ -54,7 +54,7 @@ def test_a_ranking_renders_its_top_and_a_second_build_does_nothing(tiny: Workpla
     select(tiny, [{"checkpoints": "last", "neurons": ranking}, {"checkpoints": ["first"], "layers": [1], "neurons": [11, 3]}])
     assert again(tiny).keys() == {"neuron_pages", "site"}
     key = resolve_checkpoint(tiny.study.model.checkpoints[1]).key
-    tables = [(tiny.folder.aggregate(key, layer), tiny.folder.weights(key, layer)) for layer in range(2)]
+    tables = [tiny.folder.tables(key, layer) for layer in range(2)]
     expected: dict[tuple[str, int], list[int]] = {("first", 1): [3, 11]}
     for layer, neuron in sorted(top_neurons(TopNeurons.model_validate(ranking), tables, "oriented")):
         expected.setdefault(("second", layer), []).append(neuron)

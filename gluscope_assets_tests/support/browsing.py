@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.pages.site_map import read_manifest
+from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.core.serve.server import HOST, open_server
-from gluscope_assets.study.folders import StudyFolder, default_home
 from gluscope_assets_tests.site.conftest import CHROMIUM
 
 

@@ -25,7 +25,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from gluscope_assets.study.folders import HOME_VARIABLE
+from gluscope_assets.core.paths import HOME_VARIABLE
 from gluscope_assets.study.study import STUDIES_VARIABLE
 
 DEPLOYMENT = Path(__file__).parents[2] / "deployment"

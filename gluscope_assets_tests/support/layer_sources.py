@@ -39,13 +39,13 @@ def sources_of(study: Study, *selections: PageSelection) -> list[LayerSource]:
     site_map = replace(study.site_map(), pages=selections) if selections else study.site_map()
     return [
         LayerSource(
-            site_map,
-            KEY,
-            layer,
-            study.folder / "aggregate",
-            study.folder / "layer-00.parquet",
-            study.folder / "texts.parquet",
-            study.folder,
+            checkpoint_key=KEY,
+            layer=layer,
+            aggregate=study.folder / "aggregate",
+            weights=study.folder / "layer-00.parquet",
+            site_map=site_map,
+            corpus=study.folder / "texts.parquet",
+            tokenizer=study.folder,
         )
         for layer in range(2)
     ]

@@ -22,12 +22,12 @@ from gluscope_assets.core.collect import job as collect_module
 from gluscope_assets.core.collect.forward import Batch
 from gluscope_assets.core.collect.job import Collection, ShardState
 from gluscope_assets.core.collect.reduction import LayerState
-from gluscope_assets.core.collect.shards import layer_folder, shard_folder
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Projection, Stack
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS
 from gluscope_assets.core.tables.aggregate import Aggregate, merge_all, read_aggregate
 
@@ -313,7 +313,7 @@ def collect_in_memory(
         patch.setattr(collect_module, "load_model", lambda checkpoint, dtype, device, device_map: model)
         patch.setattr(collect_module.TokenizedCorpus, "open", lambda path: corpus)
         collect_module.collect(collection, ["cpu"])
-    return [read_aggregate(shard_folder(layer_folder(folder, layer), shard)) for shard in range(corpus.n_shards)]
+    return [read_aggregate(LayerShards(folder, layer).shard(shard)) for shard in range(corpus.n_shards)]
 
 
 def collect_merged(

@@ -19,7 +19,8 @@ from gluscope_assets.core.pages.layer_pages import LayerPages
 from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
 from gluscope_assets.core.pages.rendering import RenderReport, render_neuron_pages
 from gluscope_assets.core.pages.site_map import SiteMap
-from gluscope_assets.core.pages.strips import CheckpointTables, Training
+from gluscope_assets.core.pages.strips import Training
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.site.overview import MeasuredCheckpoint, Measurement, Pass, overview_of
 from gluscope_assets.core.site.site import render_site
@@ -334,7 +335,7 @@ class Study:
     def training(self) -> Training:
         """What the strips of the built site's neurons are made from: the same tables at both checkpoints."""
         tables = [
-            CheckpointTables(key, self.folder / "aggregate", self.folder / "layer-00.parquet")
+            LayerTables(key, 0, self.folder / "aggregate", self.folder / "layer-00.parquet")
             for key, _ in self.site_map().checkpoints
         ]
         return Training({0: tables, 1: tables}, self.corpus, self.decoder)
@@ -346,7 +347,12 @@ class Study:
                 self.render(site, key, layer)
                 self.write_columns(site, key, layer)
         write_vocabulary(site, self.decoder)
-        tables = [(layer, self.folder / "aggregate", self.folder / "layer-00.parquet") for layer in range(2)]
-        overview = overview_of([(key, tables) for key, _ in self.site_map().checkpoints])
+        aggregate, weights = self.folder / "aggregate", self.folder / "layer-00.parquet"
+        overview = overview_of(
+            [
+                (key, [LayerTables(key, layer, aggregate, weights) for layer in range(2)])
+                for key, _ in self.site_map().checkpoints
+            ]
+        )
         render_site(site, self.site_map(), self.measurement(), overview, self.training())
         return site

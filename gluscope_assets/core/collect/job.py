@@ -36,6 +36,7 @@ from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape, check_
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
 from gluscope_assets.core.model.taps import Receiver
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, concatenate
@@ -128,11 +129,11 @@ def collect(
         _run_processes(collection, workers, count_tokens)
     shards.sweep(collection.root, collection.layers, job.corpus.n_shards)
     for layer in collection.layers:
-        shards.write_record(collection.root, layer, job.record)
+        shards.write_record(LayerShards(collection.root, layer), job.record)
     report.seconds = time.monotonic() - began
     for layer in collection.layers:
-        folder = shards.layer_folder(collection.root, layer)
-        manifests = [shards.read_manifest(shards.shard_folder(folder, shard)) for shard in range(job.corpus.n_shards)]
+        of_layer = LayerShards(collection.root, layer)
+        manifests = [shards.read_manifest(of_layer.shard(shard)) for shard in range(job.corpus.n_shards)]
         cells = sum(manifest.routed for manifest in manifests) or 1
         counts = [sum(manifest.count[q] for manifest in manifests) for q in range(len(QUADRANTS))]
         report.bytes[layer] = sum(manifest.bytes for manifest in manifests)
@@ -304,9 +305,7 @@ class Job:
         return [
             layer
             for layer in self.collection.layers
-            if not shards.is_finished(
-                shards.shard_folder(shards.layer_folder(root, layer), shard), fingerprint, self.computed_on
-            )
+            if not shards.is_finished(LayerShards(root, layer).shard(shard), fingerprint, self.computed_on)
         ]
 
     def run(self, count_tokens: TokenCounter) -> None:

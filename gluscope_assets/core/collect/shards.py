@@ -1,9 +1,9 @@
-"""Activation shards on disk: their folders, the manifest that says one is finished, and who may write one.
+"""Activation shards on disk: the manifest that says one is finished, and who may write one.
 
-`<root>/layer-NN/shard-NNNN/` holds the four tables of one layer over one run of packs, and their manifest; beside the
-shards of a layer lies the record of the collection that they make up. A shard follows from its own texts alone, so texts
-that are appended to a corpus leave the shards before them as they are. What is in the tables belongs to `aggregate`, how it
-comes about to `collect`.
+Where they lie is said by `paths.LayerShards`. A shard's folder holds the four tables of one layer over one run of packs, and
+their manifest; beside the shards of a layer lies the record of the collection that they make up. A shard follows from its own
+texts alone, so texts that are appended to a corpus leave the shards before them as they are. What is in the tables belongs to
+`aggregate`, how it comes about to `collect`.
 """
 
 import fcntl
@@ -18,24 +18,9 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, read_provenance, replacing, replacing_folder, require_file
+from gluscope_assets.core.paths import AGGREGATE_FILES, SHARD_MANIFEST, LayerShards, claim_file
 from gluscope_assets.core.progress import Progress, no_progress
-from gluscope_assets.core.tables.aggregate import TABLES, Aggregate, merge_all, read_aggregate, write_aggregate, write_tables
-
-MANIFEST = "manifest.json"
-RECORD = "collection.json"
-
-CLAIMS = ".claims"
-"""The folder beside the layers' that holds one empty file for each shard; who locks it may write the shard."""
-
-
-def layer_folder(root: Path, layer: int) -> Path:
-    """The shards of one layer."""
-    return root / f"layer-{layer:02d}"
-
-
-def shard_folder(layer_folder: Path, shard: int) -> Path:
-    """Where one activation shard of a layer lies."""
-    return layer_folder / f"shard-{shard:04d}"
+from gluscope_assets.core.tables.aggregate import Aggregate, merge_all, read_aggregate, write_aggregate, write_tables
 
 
 @dataclass(frozen=True)
@@ -79,26 +64,25 @@ class Record:
     """The fingerprint of each shard."""
 
 
-def write_record(root: Path, layer: int, record: Record) -> None:
+def write_record(shards: LayerShards, record: Record) -> None:
     """Say that all shards of a layer are finished."""
-    with replacing(layer_folder(root, layer) / RECORD) as temporary:
+    with replacing(shards.record) as temporary:
         temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")
 
 
-def read_record(folder: Path) -> Record:
-    """The record in a layer's folder. InputError if the collection is not complete."""
-    path = folder / RECORD
+def read_record(shards: LayerShards) -> Record:
+    """The record of a layer's shards. InputError if the collection is not complete."""
     try:
-        return Record(**json.loads(path.read_text()))
+        return Record(**json.loads(shards.record.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is missing or damaged; materialize activation_shards.") from error
+        raise InputError(f"{shards.record} is missing or damaged; materialize activation_shards.") from error
 
 
 def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, footer: Mapping[str, object]) -> None:
     """Write one layer's shard with its manifest, all or nothing. `footer` has `fingerprint` and `computed_on`."""
-    with replacing_folder(shard_folder(layer_folder(root, aggregate.layer), shard)) as folder:
+    with replacing_folder(LayerShards(root, aggregate.layer).shard(shard)) as folder:
         write_tables(aggregate, folder, {**footer, "shard": shard})
-        paths = [folder / f"{name}.parquet" for name in TABLES]
+        paths = [folder / name for name in AGGREGATE_FILES]
         manifest = Manifest(
             fingerprint=str(footer["fingerprint"]),
             computed_on=str(footer["computed_on"]),
@@ -112,12 +96,12 @@ def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, foote
             sizes={path.name: path.stat().st_size for path in paths},
             sha256=hash_files(*paths),
         )
-        (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        (folder / SHARD_MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished shard. InputError if it is missing or not one."""
-    path = require_file(folder / MANIFEST)
+    path = require_file(folder / SHARD_MANIFEST)
     try:
         return Manifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
@@ -142,8 +126,9 @@ def claimed(root: Path, shard: int) -> Iterator[bool]:
 
     The claim is a lock of the operating system. It expires with the process that holds it, however that ends.
     """
-    (root / CLAIMS).mkdir(parents=True, exist_ok=True)
-    with (root / CLAIMS / f"shard-{shard:04d}").open("w") as file:
+    path = claim_file(root, shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -155,9 +140,9 @@ def claimed(root: Path, shard: int) -> Iterator[bool]:
 def sweep(root: Path, layers: Sequence[int], shards: int) -> None:
     """Remove what is no shard of these layers: shards of an earlier cut, and what a killed process left half-written."""
     for layer in layers:
-        folder = layer_folder(root, layer)
-        current = {shard_folder(folder, shard) for shard in range(shards)} | {folder / RECORD}
-        for other in set(folder.iterdir()) - current:
+        of_layer = LayerShards(root, layer)
+        current = {of_layer.shard(shard) for shard in range(shards)} | {of_layer.record}
+        for other in set(of_layer.folder.iterdir()) - current:
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -170,17 +155,17 @@ def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[
 
     InputError if a shard is missing or was dropped, or the shards are not of one collection.
     """
-    folder = layer_folder(root, layer)
-    record = read_record(folder)
-    folders = [shard_folder(folder, shard) for shard in range(len(record.shards))]
+    shards = LayerShards(root, layer)
+    record = read_record(shards)
+    folders = [shards.shard(shard) for shard in range(len(record.shards))]
     computed_on = read_manifest(folders[0]).computed_on
     for shard, fingerprint in zip(folders, record.shards, strict=True):
         manifest = read_manifest(shard)
         if (manifest.fingerprint, manifest.computed_on) != (fingerprint, computed_on):
-            raise InputError(f"{shard} is of another collection than {folder / RECORD}; materialize activation_shards again.")
+            raise InputError(f"{shard} is of another collection than {shards.record}; materialize activation_shards again.")
         if not is_finished(shard, fingerprint, computed_on):
             raise InputError(f"The tables of {shard} are gone or damaged; materialize activation_shards again.")
-    footer = read_provenance(folders[0] / "statistics.parquet")
+    footer = read_provenance(shards.first_statistics)
     common = {name: value for name, value in footer.items() if name not in OF_ONE_SHARD}
     merged = merge_all(read_aggregate(shard) for shard in folders)
     whole = {"content_hash": record.content_hash, "shards": len(folders)}
@@ -221,7 +206,7 @@ def merge_layers(
 
     def merge_layer(layer: int) -> MergeReport:
         merged = merge_shards(root, layer, destination(layer), provenance(layer))
-        shards = [read_manifest(path.parent) for path in sorted(layer_folder(root, layer).glob(f"shard-*/{MANIFEST}"))]
+        shards = [read_manifest(path.parent) for path in LayerShards(root, layer).manifests()]
         if drop:
             drop_tables(root, layer)
         share = merged.count.sum(axis=1) / (merged.positions * merged.neurons or 1)
@@ -242,8 +227,8 @@ def adopt(source: Path, root: Path, layers: Sequence[int]) -> None:
     Whether they are of the wanted collection is found out as for any shard.
     """
     for layer in layers:
-        for shard in layer_folder(source, layer).glob(f"shard-*/{MANIFEST}"):
-            target = layer_folder(root, layer) / shard.parent.name
+        for shard in LayerShards(source, layer).manifests():
+            target = LayerShards(root, layer).folder / shard.parent.name
             if not target.exists():
                 with replacing_folder(target) as folder:
                     shutil.copytree(shard.parent, folder, copy_function=os.link, dirs_exist_ok=True)
@@ -251,5 +236,5 @@ def adopt(source: Path, root: Path, layers: Sequence[int]) -> None:
 
 def drop_tables(root: Path, layer: int) -> None:
     """Remove the tables of a layer's shards and keep their manifests."""
-    for path in layer_folder(root, layer).glob("shard-*/*.parquet"):
+    for path in LayerShards(root, layer).tables():
         path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, read_aggregate
 
@@ -51,7 +52,7 @@ class Subject:
 
 def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionOptions) -> dict[str, list[str]]:
     """The problems of the aggregate in `folder`, by check. InputError if its activation function has no name."""
-    footer = read_provenance(folder / "statistics.parquet")
+    footer = read_provenance(folder / STATISTICS_FILE)
     act = activation_function(str(footer["activation"])).compute
     subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), act)
     return {check.__name__: list(check(subject)) for check in CHECKS}

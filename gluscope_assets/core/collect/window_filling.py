@@ -19,6 +19,7 @@ from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import EXAMPLES_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, column
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def write_windows(
     stack: "Stack | None" = None,
 ) -> None:
     """`fill_windows` in the examples of an aggregate's folder, whose file is replaced."""
-    path = aggregate / "examples.parquet"
+    path = aggregate / EXAMPLES_FILE
     filled = fill_windows(pq.read_table(require_file(path)), model, corpus, neurons, options, stack)
     reach = {"window_before": options.window_before, "window_after": options.window_after}
     write_parquet(filled, path, {**read_provenance(path), **reach})

@@ -21,11 +21,10 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.paths import layer_folder_name
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables.orientation import scan_neurons
 
-DATASET = "dataset"
-"""The folder of a site that holds one, beside its pages."""
 CARD = "README.md"
 VOCABULARY = "vocabulary.parquet"
 MARK = "<!-- written by GLUScope -->"
@@ -107,11 +106,11 @@ def write_dataset(sources: Sequence[LayerSource], target: Path, license: str) ->
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not _is_ours(target))):
         raise InputError(f"{target} holds something that is no dataset of GLUScope; give a folder that is empty or not there.")
     with replacing_folder(target) as folder:
-        schema = _common_schema([source.aggregate / "examples.parquet" for source in sources])
+        schema = _common_schema([source.examples for source in sources])
         for source in sources:
-            name = f"{source.checkpoint_key}/layer-{source.layer:02d}.parquet"
+            name = f"{source.checkpoint_key}/{layer_folder_name(source.layer)}.parquet"
             _write_neurons(source, folder / "neurons" / name)
-            _link_examples(source.aggregate / "examples.parquet", folder / "examples" / name, schema)
+            _link_examples(source.examples, folder / "examples" / name, schema)
         decoder = TokenDecoder.from_folder(sources[0].tokenizer)
         pieces = [decoder.piece(token) for token in range(len(decoder.split))]
         vocabulary = pa.table({"token": pa.array(range(len(pieces)), pa.int32()), "piece": pa.array(pieces, pa.string())})
@@ -133,7 +132,7 @@ def _is_ours(target: Path) -> bool:
 def _write_neurons(source: LayerSource, path: Path) -> None:
     frame = scan_neurons([source.aggregate], [source.weights], view="raw").drop("oriented")
     rows = frame.select(pl.lit(source.checkpoint_key).alias("checkpoint"), pl.all()).collect()
-    footer = read_provenance(source.aggregate / "statistics.parquet") | {"weights": read_provenance(source.weights)}
+    footer = read_provenance(source.statistics) | {"weights": read_provenance(source.weights)}
     write_parquet(rows.to_arrow(compat_level=pl.CompatLevel.oldest()), path, footer)
 
 
@@ -204,7 +203,7 @@ def dataset_card(sources: Sequence[LayerSource], license: str) -> str:
         lists=", ".join(f"`{column(*ranked)}`" for ranked in LISTS),
         provenance=_provenance(sources, keys),
         key=last.checkpoint_key,
-        layer=f"layer-{last.layer:02d}",
+        layer=layer_folder_name(last.layer),
         split=split_of(last.checkpoint_key),
     )
     return text
@@ -227,7 +226,7 @@ def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
 
 def _provenance(sources: Sequence[LayerSource], keys: Sequence[str]) -> str:
     footers: dict[str, dict[str, Any]] = {
-        source.checkpoint_key: read_provenance(source.aggregate / "statistics.parquet") for source in reversed(sources)
+        source.checkpoint_key: read_provenance(source.statistics) for source in reversed(sources)
     }
     facts = [fact for fact in FACTS if any(fact in footer for footer in footers.values())]
     rows = ((f"`{key}`", *(str(footers[key].get(fact, "–")) for fact in facts)) for key in keys)

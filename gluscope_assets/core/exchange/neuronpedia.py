@@ -32,6 +32,7 @@ from gluscope_assets.core.files import read_provenance, replacing_folder, requir
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.pages.packing import ExampleColumn
 from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import QUADRANTS, column, oriented_quadrant
 
 BATCH = 256
@@ -173,10 +174,10 @@ class _Layer:
     def batches(self) -> Iterator[dict[str, Any]]:
         """Statistics, weights and the lists by post of `BATCH` neurons at a time."""
         aggregate = self.source.aggregate
-        statistics = pq.read_table(require_file(aggregate / "statistics.parquet"))
+        statistics = pq.read_table(require_file(aggregate / STATISTICS_FILE))
         weights = pq.read_table(require_file(self.source.weights), columns=["orientation", "promoted", "suppressed"])
         lists = [column(quadrant, "post") for quadrant in QUADRANTS]
-        examples = pq.ParquetFile(require_file(aggregate / "examples.parquet"))
+        examples = pq.ParquetFile(require_file(aggregate / EXAMPLES_FILE))
         first = 0
         for batch in _of_size(examples.iter_batches(BATCH, columns=lists)):
             yield {
@@ -228,7 +229,7 @@ class _Examples:
         if lists.flatten().field("position").null_count:
             raise InputError(f"{layer.source.aggregate} has no windows in {name}; fill them with windows.write_windows first.")
         self.layer, self.found = layer, ExampleColumn.from_arrow(lists)
-        act = activation_function(str(read_provenance(layer.source.aggregate / "statistics.parquet")["activation"])).of_array
+        act = activation_function(str(read_provenance(layer.source.statistics)["activation"])).of_array
         gate, in_ = (cells.astype(np.float32) for cells in (self.found.gate, self.found.in_))
         with np.errstate(invalid="ignore"):
             inside = (gate > 0 if quadrant[4] == "+" else gate < 0) & (in_ > 0 if quadrant[8] == "+" else in_ < 0)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, read_provenance, replacing, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.model.activation import activation_function
+from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 
 PAPER_ACTIVATIONS = {"post": "hook_post", "in": "hook_pre_linear", "gate": "hook_pre", "act": "swish"}
@@ -75,16 +76,16 @@ def export_paper(aggregates: Sequence[Path], path: Path, weights: Sequence[Path]
 
     InputError if the layers are not 0, 1, … of one width, for then rows have no such number, or if lists differ in length.
     """
-    by_layer = {_number(folder / "statistics.parquet", "layer"): folder for folder in aggregates}
+    by_layer = {_number(folder / STATISTICS_FILE, "layer"): folder for folder in aggregates}
     signs = {_number(file, "layer"): file for file in weights}
-    widths = {layer: pq.read_metadata(folder / "statistics.parquet").num_rows for layer, folder in by_layer.items()}
+    widths = {layer: pq.read_metadata(folder / STATISTICS_FILE).num_rows for layer, folder in by_layer.items()}
     if sorted(by_layer) != list(range(len(aggregates))) or len(set(widths.values())) > 1:
         raise InputError(
             f"The paper's tables number neurons layer · width + neuron, and the layers given are "
             f"{', '.join(f'{layer} with {widths[layer]} neurons' for layer in sorted(widths)) or 'none'}; give all layers of a "
             f"model whose layers are of one width."
         )
-    lengths = {_number(folder / "statistics.parquet", "examples") for folder in aggregates}
+    lengths = {_number(folder / STATISTICS_FILE, "examples") for folder in aggregates}
     if len(lengths) > 1:
         raise InputError(f"The layers keep lists of {' and '.join(map(str, sorted(lengths)))} examples; collect them alike.")
     missing = sorted(set(by_layer) - set(signs)) if weights else []
@@ -101,8 +102,8 @@ def _number(path: Path, field: str) -> int:
 
 def _paper_layer(aggregate: Path, layer: int, examples: int, weights: Path | None) -> pa.Table:
     """The rows of one layer."""
-    statistics = pq.read_table(aggregate / "statistics.parquet")
-    lists = _read_lists(aggregate / "examples.parquet")
+    statistics = pq.read_table(aggregate / STATISTICS_FILE)
+    lists = _read_lists(aggregate / EXAMPLES_FILE)
     width = statistics.num_rows
     flipped = np.zeros(width, dtype=bool)
     if weights is not None:
@@ -229,8 +230,8 @@ def import_paper(
         kinds = {"hash": pa.uint64(), "text": pa.int32(), "position": pa.int32(), "token": pa.int32()}
         sampled = pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
         with replacing_folder(destination(layer)) as folder:
-            for name, table in (("statistics", statistics), ("examples", examples), ("sample", sample), ("positions", sampled)):
-                write_parquet(table, folder / f"{name}.parquet", footer)
+            for name, table in zip(AGGREGATE_FILES, (statistics, examples, sample, sampled), strict=True):
+                write_parquet(table, folder / name, footer)
     return layers
 
 

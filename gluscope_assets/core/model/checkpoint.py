@@ -16,6 +16,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, hash_of, sha256_of
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.options import CheckpointOptions
+from gluscope_assets.core.paths import checkpoint_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,10 +34,6 @@ TOKENIZER_FILES = (
 )
 
 
-HASH_DIGITS = 7
-"""Digits of the weights' hash in a partition key."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """One set of weights on this machine."""
@@ -49,7 +46,7 @@ class Checkpoint:
     @property
     def key(self) -> str:
         """The partition key: the name and the first digits of the weights' hash."""
-        return f"{self.name}-{self.weights_hash[:HASH_DIGITS]}"
+        return checkpoint_key(self.name, self.weights_hash)
 
 
 @dataclass(frozen=True)

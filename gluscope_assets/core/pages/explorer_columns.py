@@ -36,6 +36,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing, require_file
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.packing import Texts, planes, with_peaks
+from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE, VOCABULARY, columns_folder, columns_script
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 
 STATISTICS = ("mean", "std", "largest")
@@ -53,9 +54,6 @@ GROUPS = (
     "contexts",
 )
 """The scripts of a layer, without `.js`."""
-COLUMNS = "columns"
-"""The folder of a layer's scripts, beside its pages."""
-VOCABULARY = "vocabulary"
 
 TOKENS_BEFORE, TOKENS_AFTER = 24, 12
 """Tokens of a context before and after its peak."""
@@ -75,7 +73,7 @@ def write_columns(
     `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights. InputError
     if a table is missing, or if the tables do not belong together.
     """
-    statistics = pq.read_table(require_file(aggregate / "statistics.parquet"))
+    statistics = pq.read_table(require_file(aggregate / STATISTICS_FILE))
     tokens = [name for group in TOKEN_LISTS for name in TOKEN_LISTS[group] if group != "tokens-peaks"]
     scalars = ["neuron", "orientation", "cos_gate_in", "cos_gate_out", "cos_in_out", "class", "atypical"]
     known = _read_leaves(weights, {**dict.fromkeys(scalars, ()), **dict.fromkeys(tokens, ("token",))})
@@ -83,17 +81,19 @@ def write_columns(
     if not np.array_equal(neurons, np.arange(len(neurons))) or not np.array_equal(neurons, known["neuron"].to_numpy()):
         raise InputError(f"{weights} and {aggregate} hold different neurons; materialize neuron_weights again.")
 
-    folder, prefix = site / checkpoint_key / f"{layer:02d}" / COLUMNS, f"{checkpoint_key}/{layer:02d}"
+    folder = site / columns_folder(checkpoint_key, layer)
     width = len(neurons)
 
     def write(group: str, facts: dict[str, object], parts: Sequence[bytes]) -> int:
-        return _write_script(folder / f"{group}.js", f"{prefix}/{group}", {"width": width, **facts}, parts)
+        return _write_script(
+            folder / f"{group}.js", columns_script(checkpoint_key, layer, group), {"width": width, **facts}, parts
+        )
 
     written = write("summary", *_summary(statistics, known, aggregate))
     for activation in ACTIVATIONS:
         for statistic, values in zip(STATISTICS, _described(statistics, activation), strict=True):
             written += write(f"{activation}-{statistic}", {}, [planes(values, "<f4")])
-    peaks, contexts = _from_examples(aggregate / "examples.parquet", width, corpus, decoder)
+    peaks, contexts = _from_examples(aggregate / EXAMPLES_FILE, width, corpus, decoder)
     for group, names in TOKEN_LISTS.items():
         lists = peaks if group == "tokens-peaks" else [_token_list(known[name]) for name in names]
         sizes = [len(identities) for _, identities in lists]

@@ -43,6 +43,7 @@ from gluscope_assets.core.pages.packing import (
 )
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.pages.templates import environment
+from gluscope_assets.core.paths import EXAMPLES_FILE, POSITIONS_FILE, SAMPLE_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 
 Floats = npt.NDArray[np.float32]
@@ -165,16 +166,16 @@ class LayerPages:
         self.neurons = site_map.neurons(checkpoint_key, layer)
         """Those that get a page when the site is built. Any other can be asked for."""
         lists = [column(quadrant, ranked) for quadrant, ranked in LISTS]
-        self._statistics = NeuronTable(aggregate / "statistics.parquet")
+        self._statistics = NeuronTable(aggregate / STATISTICS_FILE)
         self._weights = NeuronTable(weights)
-        self._examples = NeuronTable(aggregate / "examples.parquet", lists)
-        self._sample = NeuronTable(aggregate / "sample.parquet", ["gate", "in"])
-        self._positions = require_file(aggregate / "positions.parquet")
+        self._examples = NeuronTable(aggregate / EXAMPLES_FILE, lists)
+        self._sample = NeuronTable(aggregate / SAMPLE_FILE, ["gate", "in"])
+        self._positions = require_file(aggregate / POSITIONS_FILE)
         self._several = self._statistics.has_several_mlps()
         self._baselines = read_provenance(weights).get("random_baseline", {})
         self._vocabulary = vocabulary
         self._template = environment().get_template("neuron.html")
-        provenance = read_provenance(aggregate / "statistics.parquet")
+        provenance = read_provenance(aggregate / STATISTICS_FILE)
         self._shared = {
             "root": "../../",
             "map": site_map,

@@ -29,6 +29,7 @@ from gluscope_assets.core.pages.layer_pages import LayerPages, NeuronPage, Summa
 from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.pages.templates import write_page
+from gluscope_assets.core.paths import INDEX, LayerTables, page_file, pages_folder
 from gluscope_assets.core.progress import Progress, no_progress
 
 FEWEST_FOR_PROCESSES = 256
@@ -47,15 +48,10 @@ class RenderReport:
 
 
 @dataclass(frozen=True)
-class LayerSource:
+class LayerSource(LayerTables):
     """What the pages of one layer of one checkpoint are made from, by name: another process can open it."""
 
     site_map: SiteMap
-    checkpoint_key: str
-    layer: int
-    aggregate: Path
-    """The layer's folder of an aggregate."""
-    weights: Path
     corpus: Path
     tokenizer: Path
     """A folder with tokenizer.json."""
@@ -73,7 +69,7 @@ class LayerSource:
         complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
     ) -> LayerPages:
         """The layer's pages; `texts` and `vocabulary` are of what its paths name, `complete` as in `LayerPages`."""
-        activation = str(read_provenance(self.aggregate / "statistics.parquet")["activation"])
+        activation = str(read_provenance(self.statistics)["activation"])
         return LayerPages(
             self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, texts, vocabulary, activation,
             self.count_special_tokens, complete,
@@ -256,7 +252,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _runs(source: LayerSource) -> Iterator[_Run]:
     """The neurons of a layer that get pages, by the row group of the examples that they lie in."""
-    metadata = pq.read_metadata(require_file(source.aggregate / "examples.parquet"))
+    metadata = pq.read_metadata(require_file(source.examples))
     ends = list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
     for _, neurons in groupby(source.neurons, key=lambda neuron: bisect_right(ends, neuron)):
         yield _Run(source, list(neurons))
@@ -288,17 +284,17 @@ def _render_run(site: Path, source: LayerSource, neurons: Sequence[int], opener:
 
 
 def _folder(site: Path, layer_pages: LayerPages) -> Path:
-    return site / layer_pages.checkpoint_key / f"{layer_pages.layer:02d}"
+    return site / pages_folder(layer_pages.checkpoint_key, layer_pages.layer)
 
 
 def _finish(site: Path, layer_pages: LayerPages, written: _Written) -> RenderReport:
     """Write the layer's own page, delete pages of other neurons, and report."""
     neurons, folder = layer_pages.neurons, _folder(site, layer_pages)
     if neurons:
-        written.bytes += write_page(folder / "index.html", layer_pages.index(written.summaries))
+        written.bytes += write_page(folder / INDEX, layer_pages.index(written.summaries))
     _remove_other_pages(folder, set(neurons))
     samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, -1)) if neurons else ()
-    shown = tuple(f"{layer_pages.checkpoint_key}/{layer_pages.layer:02d}/{neuron}.html" for neuron in samples)
+    shown = tuple(page_file(layer_pages.checkpoint_key, layer_pages.layer, neuron) for neuron in samples)
     return RenderReport(len(written.summaries), written.bytes, written.largest_bytes, shown)
 
 
@@ -310,4 +306,4 @@ def _remove_other_pages(folder: Path, neurons: Collection[int]) -> None:
             if kind in ("html", "js") and name.isdigit() and int(name) not in neurons:
                 os.unlink(entry.path)
         if not neurons:
-            (folder / "index.html").unlink(missing_ok=True)
+            (folder / INDEX).unlink(missing_ok=True)

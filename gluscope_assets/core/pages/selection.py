@@ -5,11 +5,11 @@ The top of a ranking becomes lists of neurons here, once the tables are there; h
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import PageSelection, TopNeurons
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 
 STATISTICS = (
@@ -34,9 +34,6 @@ STATISTICS = (
 """The numeric columns of `scan_neurons`, any of which may rank neurons: known before there is a table."""
 
 SOME_STATISTICS = ("gate+_in+_frequency", "gate-_in+_post_largest", "cos_in_out")
-
-Tables = tuple[Path, Path]
-"""The folder of a layer's aggregate and its file of weights."""
 
 
 def chosen_neurons(selections: Iterable[PageSelection], layer: int, width: int) -> Sequence[int]:
@@ -74,7 +71,7 @@ def with_lists(
     selections: Iterable[PageSelection],
     checkpoints: Sequence[tuple[str, str]],
     layers: Sequence[int],
-    tables: Mapping[tuple[str, int], Tables],
+    tables: Mapping[tuple[str, int], LayerTables],
     view: Literal["oriented", "raw"],
 ) -> tuple[PageSelection, ...]:
     """`selections` with each ranking replaced by the lists of neurons that it gives, one for each layer of a checkpoint.
@@ -103,7 +100,7 @@ def with_lists(
     return tuple(resolved)
 
 
-def top_neurons(top: TopNeurons, tables: Sequence[Tables], view: Literal["oriented", "raw"]) -> list[tuple[int, int]]:
+def top_neurons(top: TopNeurons, tables: Sequence[LayerTables], view: Literal["oriented", "raw"]) -> list[tuple[int, int]]:
     """The (layer, neuron) that a ranking of some layers holds, in its order. InputError if it names no statistic."""
     # Processes that render know what is chosen, and start sooner without polars.
     import polars as pl
@@ -112,7 +109,7 @@ def top_neurons(top: TopNeurons, tables: Sequence[Tables], view: Literal["orient
     from gluscope_assets.core.tables.orientation import scan_neurons
 
     check_statistic(top.by)
-    frame = scan_neurons([aggregate for aggregate, _ in tables], [weights for _, weights in tables], view)
+    frame = scan_neurons([of.aggregate for of in tables], [of.weights for of in tables], view)
     # An expert that no position was routed to has 0 of 0 positions everywhere: NaN.
     known = frame.select("layer", "neuron", value=pl.col(top.by)).with_columns(selectors.float().fill_nan(None))
     down = [top.order == "descending", False, False]

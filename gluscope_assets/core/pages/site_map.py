@@ -18,9 +18,8 @@ from gluscope_assets.core.files import require_file
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.selection import chosen_neurons
+from gluscope_assets.core.paths import MANIFEST, columns_folder, layer_neuron_pages
 
-MANIFEST = "neurons.js"
-"""The script at the site's root that tells every page which pages there are."""
 MANIFEST_PREFIX = "window.gluscopeNeurons = "
 
 
@@ -110,9 +109,8 @@ def built_entries(site: Path, site_map: SiteMap) -> list[dict[str, Any]]:
     for key, name in site_map.checkpoints:
         layers = []
         for layer, _ in site_map.layers:
-            folder = site / key / f"{layer:02d}"
-            found = sorted(int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit())
-            if found or (folder / "columns").is_dir():
+            found = [int(path.stem) for path in layer_neuron_pages(site, key, layer)]
+            if found or (site / columns_folder(key, layer)).is_dir():
                 layers.append(layer_entry(site_map, layer, ranges(found)))
         if layers:
             entries.append({"key": key, "name": name, "layers": layers})

@@ -21,10 +21,9 @@ from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.packing import Texts
 from gluscope_assets.core.pages.site_map import SiteMap, ranges
 from gluscope_assets.core.pages.templates import write_page
+from gluscope_assets.core.paths import STRIPS, LayerTables, strips_file, strips_script
 from gluscope_assets.core.quadrants import QUADRANTS
 
-FOLDER = "training"
-"""The folder of the scripts, at the site's root."""
 CELLS = 16
 """Neurons times checkpoints in one script: about 3 KB compressed."""
 TOKENS_BEFORE, TOKENS_AFTER = 10, 8
@@ -34,19 +33,10 @@ SPACES = re.compile(" {3,}")
 
 
 @dataclass(frozen=True)
-class CheckpointTables:
-    """Where one layer of one checkpoint lies."""
-
-    key: str
-    aggregate: Path
-    weights: Path
-
-
-@dataclass(frozen=True)
 class Training:
     """What the strips of a study are made from."""
 
-    tables: Mapping[int, Sequence[CheckpointTables]]
+    tables: Mapping[int, Sequence[LayerTables]]
     """Of each layer, those of the checkpoints that have it, in the order of training."""
     corpus: Texts
     decoder: TokenDecoder
@@ -58,7 +48,7 @@ def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> di
     Returns what the manifest says of them: how many neurons share a script, and of each layer the half-open ranges of neurons
     that have a strip. None where no layer has two checkpoints, which leave nothing to compare.
     """
-    folder = site / FOLDER
+    folder = site / STRIPS
     layers = compared(training.tables) if training else {}
     if training is None or not layers:
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,18 +57,18 @@ def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> di
     shown = {}
     with replacing_folder(folder) as temporary:
         for layer, tables in layers.items():
-            neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.key, layer)})
+            neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.checkpoint_key, layer)})
             write_training(temporary, layer, tables, neurons, together, training.corpus, training.decoder)
             shown[str(layer)] = ranges(neurons)
     return {"together": together, "layers": shown}
 
 
-def compared(tables: Mapping[int, Sequence[CheckpointTables]]) -> dict[int, Sequence[CheckpointTables]]:
+def compared(tables: Mapping[int, Sequence[LayerTables]]) -> dict[int, Sequence[LayerTables]]:
     """The layers that several checkpoints have: one leaves nothing to compare."""
     return {layer: of_layer for layer, of_layer in tables.items() if len(of_layer) > 1}
 
 
-def neurons_together(layers: Mapping[int, Sequence[CheckpointTables]]) -> int:
+def neurons_together(layers: Mapping[int, Sequence[LayerTables]]) -> int:
     """How many neurons share a script."""
     return max(1, CELLS // max(map(len, layers.values()), default=1))
 
@@ -86,7 +76,7 @@ def neurons_together(layers: Mapping[int, Sequence[CheckpointTables]]) -> int:
 def write_training(
     folder: Path,
     layer: int,
-    tables: Sequence[CheckpointTables],
+    tables: Sequence[LayerTables],
     neurons: Collection[int],
     together: int,
     corpus: Texts,
@@ -102,20 +92,20 @@ def write_training(
     written = 0
     for block in blocks:
         first = block * together
-        known = [(table.key, stage[block]) for table, stage in zip(tables, stages, strict=True) if block in stage]
+        known = [(table.checkpoint_key, stage[block]) for table, stage in zip(tables, stages, strict=True) if block in stage]
         checkpoints = [{"key": key, **stage} for key, stage in known]
-        name = f"{FOLDER}/{layer:02d}/{first}"
+        name = strips_script(layer, first)
         content = f"gluscope.provide({safe_json(name)},{safe_json({'first': first, 'checkpoints': checkpoints})});\n"
-        written += write_page(folder / f"{layer:02d}" / f"{first}.js", content.encode())
+        written += write_page(folder / strips_file(layer, first), content.encode())
     return written
 
 
 def _stages(
-    table: CheckpointTables, blocks: Sequence[int], together: int, corpus: Texts, decoder: TokenDecoder
+    table: LayerTables, blocks: Sequence[int], together: int, corpus: Texts, decoder: TokenDecoder
 ) -> dict[int, dict[str, Any]]:
     """Of each block its neurons' shares, orientations and strongest examples at one checkpoint."""
     counts = [f"{quadrant}_count" for quadrant in QUADRANTS]
-    statistics = pl.read_parquet(require_file(table.aggregate / "statistics.parquet"), columns=["neuron", "routed", *counts])
+    statistics = pl.read_parquet(require_file(table.statistics), columns=["neuron", "routed", *counts])
     routed = statistics["routed"].to_numpy()
     shares = statistics.select(counts).to_numpy() / np.maximum(routed, 1)[:, None]
     orientation = pl.read_parquet(require_file(table.weights), columns=["orientation"])["orientation"].to_numpy()
@@ -123,7 +113,7 @@ def _stages(
     examples: dict[int, list[list[Any] | None]] = {}
     wanted = {neuron for block in blocks for neuron in range(block * together, min((block + 1) * together, width))}
     span = range(min(wanted), max(wanted) + 1) if wanted else range(0)
-    for first, batch in read_peaks(table.aggregate / "examples.parquet", width, span):
+    for first, batch in read_peaks(table.examples, width, span):
         for neuron in range(first, first + len(batch[0].first) - 1):
             if neuron in wanted:
                 examples[neuron] = [_strongest(peaks, neuron - first, corpus, decoder) for peaks in batch]

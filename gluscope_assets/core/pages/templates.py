@@ -16,6 +16,7 @@ import gluscope_assets
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, hash_of
 from gluscope_assets.core.pages import formats
+from gluscope_assets.core.paths import site_files
 from gluscope_assets.core.quadrants import QUADRANTS
 
 PAGE_TEMPLATES = ("base.html", "layer.html", "neuron.html", "picture.html")
@@ -55,7 +56,7 @@ def page_version() -> str:
 
 def site_version() -> str:
     """SHA-256 in hex over all that shapes a site: every template and static file and the code that fills them."""
-    files = sorted(path for path in template_folder().rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(site_files(template_folder()))
     return _version(files, (*PAGE_CODE, *SITE_CODE))
 
 

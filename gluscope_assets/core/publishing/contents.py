@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_of, sha256_of
-from gluscope_assets.core.pages.site_map import MANIFEST
+from gluscope_assets.core.paths import MANIFEST, site_files
 
 Report = Callable[[str], None]
 """Takes a line for the log."""
@@ -65,7 +65,7 @@ def contents_of(site: Path) -> Contents:
     """The files of a built site. InputError if it is none."""
     if not (site / MANIFEST).is_file():
         raise InputError(f"{site} holds no site; materialize it first.")
-    paths = sorted(path for path in site.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = sorted(site_files(site))
     files = {path.relative_to(site).as_posix(): sha256_of(path) for path in paths}
     return Contents(site, files, sum(path.stat().st_size for path in paths))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import sha256_of
-from gluscope_assets.core.pages.site_map import MANIFEST
+from gluscope_assets.core.paths import MANIFEST
 from gluscope_assets.core.publishing.contents import Contents, Publication, Report, check_size, contents_of
 
 EXCHANGE = 2

@@ -20,14 +20,14 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
 from gluscope_assets.core.options import CollectionOptions
-from gluscope_assets.core.pages.explorer_columns import COLUMNS, GROUPS, VOCABULARY, write_columns, write_vocabulary
+from gluscope_assets.core.pages.explorer_columns import GROUPS, write_columns, write_vocabulary
 from gluscope_assets.core.pages.formats import Place
 from gluscope_assets.core.pages.layer_pages import LayerPages, Summary
 from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
 from gluscope_assets.core.pages.rendering import LayerSource
-from gluscope_assets.core.pages.site_map import MANIFEST, layer_entry, manifest_text, read_manifest
-from gluscope_assets.core.pages.strips import FOLDER as TRAINING
-from gluscope_assets.core.pages.strips import CheckpointTables, compared, neurons_together, write_training
+from gluscope_assets.core.pages.site_map import layer_entry, manifest_text, read_manifest
+from gluscope_assets.core.pages.strips import compared, neurons_together, write_training
+from gluscope_assets.core.paths import LAYER_DIGITS, MANIFEST, NEURON_DIGITS, STRIPS, VOCABULARY, LayerTables, strips_file
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets.core.tables.orientation import scan_neurons
@@ -36,10 +36,10 @@ MOST_LAYERS, MOST_PAGES, MOST_DECODERS = 4, 64, 2
 """Layers that stay open, neurons whose files stay in memory, and tokenizers that do."""
 
 _LAYER_FILE = re.compile(
-    r"(?P<key>[^/]+)/(?P<layer>\d{2,4})/"
-    rf"(?:(?P<neuron>0|[1-9]\d{{0,8}})\.(?:html|js)|(?P<index>index\.html)|{COLUMNS}/(?:{'|'.join(GROUPS)})\.js)"
+    rf"(?P<key>[^/]+)/(?P<layer>{LAYER_DIGITS})/"
+    rf"(?:(?P<neuron>{NEURON_DIGITS})\.(?:html|js)|(?P<index>index\.html)|columns/(?:{'|'.join(GROUPS)})\.js)"
 )
-_STRIPS = re.compile(rf"{TRAINING}/(?P<layer>\d{{2,4}})/(?P<first>0|[1-9]\d{{0,8}})\.js")
+_STRIPS = re.compile(rf"{STRIPS}/(?P<layer>{LAYER_DIGITS})/(?P<first>{NEURON_DIGITS})\.js")
 _OTHER_FILE = re.compile(r"(?:static/)?[\w-]+\.\w+")
 
 Made = TypeVar("Made")
@@ -59,10 +59,9 @@ class OnDemand:
         self.site, self.site_map = site, sources[0].site_map
         self._widths = dict(self.site_map.layers)
         self.sources = {(source.checkpoint_key, source.layer): source for source in sources}
-        tables: dict[int, list[CheckpointTables]] = {}
+        tables: dict[int, list[LayerTables]] = {}
         for source in sources:
-            of_layer = tables.setdefault(source.layer, [])
-            of_layer.append(CheckpointTables(source.checkpoint_key, source.aggregate, source.weights))
+            tables.setdefault(source.layer, []).append(source)
         self._compared = compared(tables)
         self._lock = Lock()
         self._layers: OrderedDict[Hashable, LayerPages] = OrderedDict()
@@ -112,7 +111,7 @@ class OnDemand:
         if found is None:
             return self._written(name, None) if _OTHER_FILE.fullmatch(name) else None
         source = self.sources.get((found["key"], int(found["layer"])))
-        if source is None or found["layer"] != f"{source.layer:02d}":
+        if source is None:
             return None
         if found["neuron"] is not None:
             return self._page(source, int(found["neuron"])).get(name.rpartition("/")[2])
@@ -155,14 +154,18 @@ class OnDemand:
     def _strips(self, name: str, layer: int, first: int) -> bytes | None:
         """The script with the strips of some neurons; None if no script of the site has this name."""
         together, tables = self._together(self._built()), self._compared.get(layer, ())
-        if not tables or name != f"{TRAINING}/{layer:02d}/{first}.js" or first not in range(0, self._widths[layer], together):
+        if (
+            not tables
+            or name != f"{STRIPS}/{strips_file(layer, first)}"
+            or first not in range(0, self._widths[layer], together)
+        ):
             return None
-        source, scratch = self.sources[tables[-1].key, layer], Path(self._scratch.name)
+        source, scratch = self.sources[tables[-1].checkpoint_key, layer], Path(self._scratch.name)
         with self._lock:
             if not (scratch / name).is_file():
                 corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
                 decoder = self._decoder(source.tokenizer)
-                write_training(scratch / TRAINING, layer, tables, [first], together, corpus, decoder)
+                write_training(scratch / STRIPS, layer, tables, [first], together, corpus, decoder)
             return (scratch / name).read_bytes()
 
     def _written(self, name: str, source: LayerSource | None) -> bytes | None:
@@ -185,7 +188,7 @@ class OnDemand:
 
 def _stamp(source: LayerSource) -> Hashable:
     """Changes when a table of the layer is made again."""
-    files = (source.aggregate / "statistics.parquet", source.aggregate / "examples.parquet", source.weights, source.corpus)
+    files = (source.statistics, source.examples, source.weights, source.corpus)
     return source.checkpoint_key, source.layer, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
 

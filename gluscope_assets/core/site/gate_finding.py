@@ -6,13 +6,13 @@ Numbers only; how a page draws them belongs to `figures`. One neuron's statistic
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from gluscope_assets.core.files import require_file
+from gluscope_assets.core.paths import LayerTables
 
 FEWEST = 3
 """Two neurons always correlate perfectly; fewer than these have no correlation."""
@@ -58,19 +58,19 @@ class Finding:
     layers: tuple[LayerFinding, ...]
 
 
-def gate_frequency_finding(checkpoint: str, layers: Iterable[tuple[int, Path, Path]]) -> Finding:
-    """Read (layer, the folder of its aggregate, its file of weights) of one checkpoint.
+def gate_frequency_finding(checkpoint: str, layers: Iterable[LayerTables]) -> Finding:
+    """The finding of one checkpoint, from the tables of its layers.
 
     A neuron has data if it saw a position and its cosine is a number.
     """
     found, positions, routed = [], 0, False
-    for layer, aggregate, weights in layers:
-        statistics = pl.scan_parquet(require_file(aggregate / "statistics.parquet"))
+    for tables in layers:
+        statistics = pl.scan_parquet(require_file(tables.statistics))
         seen = "routed" if "routed" in statistics.collect_schema().names() else "positions"
         rows = (
             statistics.select("neuron", "positions", "gate+_in+_count", "gate+_in-_count", seen=pl.col(seen))
             .join(
-                pl.scan_parquet(require_file(weights)).select("neuron", cosine=pl.col("cos_in_out").cast(pl.Float64)),
+                pl.scan_parquet(require_file(tables.weights)).select("neuron", cosine=pl.col("cos_in_out").cast(pl.Float64)),
                 on="neuron",
                 maintain_order="left",
             )
@@ -81,7 +81,7 @@ def gate_frequency_finding(checkpoint: str, layers: Iterable[tuple[int, Path, Pa
         routed = routed or not rows["seen"].equals(rows["positions"])
         rows = rows.filter(pl.col("seen") > 0, pl.col("cosine").is_finite(), pl.col("frequency").is_finite())
         frequency, cosine = rows["frequency"].to_numpy(), rows["cosine"].to_numpy()
-        found.append(LayerFinding(layer, frequency, cosine, correlation(frequency, cosine)))
+        found.append(LayerFinding(tables.layer, frequency, cosine, correlation(frequency, cosine)))
     return Finding(checkpoint, positions, routed, tuple(found))
 
 

@@ -12,18 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from isal import isal_zlib
 
-from gluscope_assets.core.pages.site_map import MANIFEST, read_manifest
+from gluscope_assets.core.pages.site_map import read_manifest
+from gluscope_assets.core.paths import MANIFEST, neuron_pages, page_file
 
 PAGE_LIMIT = 120_000
 """Bytes that a neuron's own files may take together, compressed as a server sends them."""
 
 _REFERENCE = re.compile(r"""\s(?:href|src)="([^"]*)\"""")
 _IDENTITY = re.compile(r"""\sid="([^"]*)\"""")
-
-
-def neuron_pages(site: Path) -> list[Path]:
-    """Every neuron page under `site`, in order of path."""
-    return sorted(path for path in site.glob("*/*/*.html") if path.stem.isdigit() and path.parent.name.isdigit())
 
 
 def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
@@ -63,10 +59,9 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
     if pages is None:
         for entry in read_manifest(site)["checkpoints"]:
             for layer in entry["layers"]:
-                folder = site / entry["key"] / f"{layer['layer']:02d}"
                 for first, end in layer["pages"]:
                     for neuron in range(first, end):
-                        target = folder / f"{neuron}.html"
+                        target = site / page_file(entry["key"], layer["layer"], neuron)
                         if not found(target):
                             problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
     return problems

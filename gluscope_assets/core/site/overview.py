@@ -7,7 +7,6 @@ layers or checkpoints.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import polars as pl
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file
 from gluscope_assets.core.pages.formats import Place
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.gate_finding import Finding, correlation, gate_frequency_finding
 from gluscope_assets.core.tables.orientation import orient
@@ -42,8 +42,6 @@ CHANCE = ("0.001", "0.999")
 
 Floats = npt.NDArray[np.float64]
 View = Literal["oriented", "raw"]
-LayerTables = tuple[int, Path, Path]
-"""(layer, the folder of its aggregate, its file of weights)"""
 
 
 # What was measured
@@ -257,9 +255,7 @@ def overview_of(checkpoints: Sequence[tuple[str, Sequence[LayerTables]]], view: 
 
     Checkpoints and layers may be missing. InputError if a file is missing, or tables do not fit each other.
     """
-    known = [
-        (key, {layer: (aggregate, weights) for layer, aggregate, weights in layers}) for key, layers in checkpoints if layers
-    ]
+    known = [(key, {tables.layer: tables for tables in layers}) for key, layers in checkpoints if layers]
     if not known:
         return Overview(view, (), None, ())
     last, newest = known[-1]
@@ -269,14 +265,14 @@ def overview_of(checkpoints: Sequence[tuple[str, Sequence[LayerTables]]], view: 
     for layer in sorted({layer for _, tables in known for layer in tables}):
         first = before = None
         for place, (key, tables) in enumerate(known):
-            rows = _read(*tables[layer]) if layer in tables else None
+            rows = _read(tables[layer]) if layer in tables else None
             if rows is not None:
                 summaries[key].append(_summary(layer, rows, before, view))
             if place == 0:
                 first = rows
             before = rows
         if layer in newest and before is not None:
-            frame = _ranked(before, first if len(known) > 1 else None, read_provenance(newest[layer][1]))
+            frame = _ranked(before, first if len(known) > 1 else None, read_provenance(newest[layer].weights))
             for place, criterion in enumerate(CRITERIA):
                 best, count = _best(criterion, layer, frame)
                 lists[place].extend(best)
@@ -286,7 +282,7 @@ def overview_of(checkpoints: Sequence[tuple[str, Sequence[LayerTables]]], view: 
         for criterion, found, count in zip(CRITERIA, lists, ranked, strict=True)
         if found
     ]
-    finding = gate_frequency_finding(last, [(layer, *newest[layer]) for layer in sorted(newest)])
+    finding = gate_frequency_finding(last, [newest[layer] for layer in sorted(newest)])
     return Overview(
         view, tuple(CheckpointSummary(key, tuple(layers)) for key, layers in summaries.items()), finding, tuple(unusual)
     )
@@ -298,20 +294,20 @@ STATISTICS = ("neuron", "mlp", "expert", "index", "positions", "routed", "zero",
 WEIGHTS = ("neuron", "orientation", "cos_gate_in", "cos_gate_out", "cos_in_out", "norm_out", "class", "atypical")
 
 
-def _read(aggregate: Path, weights: Path) -> pl.DataFrame:
+def _read(tables: LayerTables) -> pl.DataFrame:
     """One row a neuron, raw, in the tables' order."""
     rows = (
-        pl.scan_parquet(require_file(aggregate / "statistics.parquet"))
+        pl.scan_parquet(require_file(tables.statistics))
         .select(STATISTICS)
-        .join(pl.scan_parquet(require_file(weights)).select(WEIGHTS), on="neuron", how="left", maintain_order="left")
+        .join(pl.scan_parquet(require_file(tables.weights)).select(WEIGHTS), on="neuron", how="left", maintain_order="left")
         .with_columns(pl.col("cos_gate_in", "cos_gate_out", "cos_in_out", "norm_out").cast(pl.Float64))
         .collect()
     )
     unknown = rows.filter(~pl.col("class").is_in(CLASSES).fill_null(False))
     if len(unknown):
         raise InputError(
-            f"{weights} has the class {unknown['class'][0]} for neuron {unknown['neuron'][0]}, which is none of the six; "
-            "materialize neuron_weights again."
+            f"{tables.weights} has the class {unknown['class'][0]} for neuron {unknown['neuron'][0]}, which is none of the "
+            "six; materialize neuron_weights again."
         )
     return rows
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from gluscope_assets.core.files import replacing
 from gluscope_assets.core.pages.rendering import RenderReport
-from gluscope_assets.core.pages.site_map import MANIFEST, SiteMap, built_entries, manifest_text
-from gluscope_assets.core.pages.strips import FOLDER, Training, write_strips
+from gluscope_assets.core.pages.site_map import SiteMap, built_entries, manifest_text
+from gluscope_assets.core.pages.strips import Training, write_strips
 from gluscope_assets.core.pages.templates import environment, template_folder, write_page
+from gluscope_assets.core.paths import INDEX, MANIFEST, STATIC, STRIPS, neuron_pages
 from gluscope_assets.core.site.figures import BOX, COLUMNS, MOST_MARKS, ROWS, figure_of
 from gluscope_assets.core.site.overview import CLASSES, FEWEST_POSITIONS, Measurement, Overview
 from gluscope_assets.core.site.overview_figures import class_bars, quadrant_bars, training_of
@@ -39,17 +40,15 @@ def render_site(
     entries = built_entries(site, site_map)
     shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement}
     shared |= {"dataset_license": dataset_license, **_drawing(overview, entries)}
-    _write_static(site / "static")
+    _write_static(site / STATIC)
     strips = write_strips(site, site_map, training)
     manifest = {"study": site_map.study, "view": site_map.view, "checkpoints": entries, "training": strips}
     write_page(site / MANIFEST, manifest_text(manifest).encode())
-    for name in ("index.html", "about.html", "explorer.html"):
+    for name in (INDEX, "about.html", "explorer.html"):
         write_page(site / name, environment().get_template(name).render(**shared).encode("utf-8", "replace"))
-    pages = [path for path in site.glob("*/*/*.html") if path.stem.isdigit()]
+    pages = neuron_pages(site)
     sizes = [path.stat().st_size for path in site.rglob("*") if path.is_file()]
-    return RenderReport(
-        len(pages), sum(sizes), max((path.stat().st_size for path in pages), default=0), ("index.html", "about.html")
-    )
+    return RenderReport(len(pages), sum(sizes), max((path.stat().st_size for path in pages), default=0), (INDEX, "about.html"))
 
 
 def _drawing(overview: Overview | None, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def _write_static(folder: Path) -> None:
 def _remove_other_checkpoints(site: Path, keys: set[str]) -> None:
     for folder in site.iterdir():
         # Only what render_neuron_pages makes: a folder of two-digit layers.
-        if folder.is_dir() and folder.name not in keys | {"static", FOLDER}:
+        if folder.is_dir() and folder.name not in keys | {STATIC, STRIPS}:
             layers = list(folder.iterdir())
             if layers and all(layer.is_dir() and layer.name.isdigit() for layer in layers):
                 shutil.rmtree(folder)

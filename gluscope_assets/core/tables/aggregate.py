@@ -17,14 +17,12 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
+from gluscope_assets.core.paths import AGGREGATE_FILES, STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
-
-TABLES = ("statistics", "examples", "sample", "positions")
-"""The files of an aggregate's folder, without `.parquet`."""
 
 NO_TOKEN = -1
 """The token id of a window's cell outside its text."""
@@ -209,8 +207,8 @@ def write_tables(aggregate: Aggregate, folder: Path, provenance: Mapping[str, ob
         "sample_positions": aggregate.sample_positions,
         "positions": aggregate.positions,
     }
-    for name, table in zip(TABLES, tables(aggregate), strict=True):
-        write_parquet(table, folder / f"{name}.parquet", footer)
+    for name, table in zip(AGGREGATE_FILES, tables(aggregate), strict=True):
+        write_parquet(table, folder / name, footer)
 
 
 def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
@@ -310,9 +308,8 @@ def _examples_column(aggregate: Aggregate, number: int) -> pa.ListArray:
 
 def read_aggregate(folder: Path) -> Aggregate:
     """Read what `write_aggregate` wrote."""
-    footer = read_provenance(folder / "statistics.parquet")
-    read = {name: pq.read_table(require_file(folder / f"{name}.parquet")) for name in TABLES}
-    statistics, examples, sample, positions = (read[name] for name in TABLES)
+    footer = read_provenance(folder / STATISTICS_FILE)
+    statistics, examples, sample, positions = (pq.read_table(require_file(folder / name)) for name in AGGREGATE_FILES)
     neurons = statistics.num_rows
     keep, before = int(footer["examples"]), int(footer["window_before"])  # type: ignore[call-overload]
     window = before + 1 + int(footer["window_after"])  # type: ignore[call-overload]
@@ -394,4 +391,4 @@ def describe(statistics: pl.LazyFrame) -> pl.LazyFrame:
 
 def scan_statistics(folders: Sequence[Path]) -> pl.LazyFrame:
     """The described statistics of several aggregates' folders, one row a neuron."""
-    return describe(pl.scan_parquet([require_file(folder / "statistics.parquet") for folder in folders]))
+    return describe(pl.scan_parquet([require_file(folder / STATISTICS_FILE) for folder in folders]))

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core.collect import kernel
-from gluscope_assets.core.collect.shards import shard_folder
 from gluscope_assets.core.corpus.sample import choose_sample
 from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.gated_mlp import Stack
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, read_aggregate
 from gluscope_assets_tests.support.reference import (
     ModularExperts,
@@ -157,7 +157,7 @@ def test_an_empty_quadrant_has_no_statistics_and_no_examples(tmp_path: Path) -> 
     merged = collect_merged(model, corpus, SMALL, tmp_path)
     assert merged.count[:, 0].tolist() == [3, 0, 0, 0]
     assert (merged.text[3:] == -1).all()
-    statistics = (shard_folder(tmp_path / "layer-00", 0)) / "statistics.parquet"
+    statistics = LayerShards(tmp_path, 0).shard(0) / "statistics.parquet"
     import polars as pl
 
     assert pl.read_parquet(statistics)["gate-_in+_post_sum"].to_list() == [None]
@@ -242,4 +242,4 @@ def test_fewer_shards_leave_none_of_the_old_ones(tmp_path: Path) -> None:
     collect_in_memory(model, cut(corpus, 4), SMALL, tmp_path)
     collect_in_memory(model, cut(corpus, 2), SMALL, tmp_path)
     assert sorted(path.name for path in (tmp_path / "layer-00").glob("shard-*")) == ["shard-0000", "shard-0001"]
-    assert read_aggregate(shard_folder(tmp_path / "layer-00", 1)).layer == 0
+    assert read_aggregate(LayerShards(tmp_path, 0).shard(1)).layer == 0

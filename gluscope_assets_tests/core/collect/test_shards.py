@@ -13,16 +13,14 @@ from gluscope_assets.core.collect import job as collect_module
 from gluscope_assets.core.collect import shards
 from gluscope_assets.core.collect.job import Collection, Job, Worker, collect, plan_workers
 from gluscope_assets.core.collect.shards import (
-    MANIFEST,
     claimed,
-    layer_folder,
     merge_layers,
     read_manifest,
     read_record,
-    shard_folder,
 )
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.tables.aggregate import TABLES, Aggregate
+from gluscope_assets.core.paths import AGGREGATE_FILES, SHARD_MANIFEST, LayerShards
+from gluscope_assets.core.tables.aggregate import Aggregate
 from gluscope_assets_tests.benchmarks.soak import CONTEXT, files_of, kill_until_done, small_collection
 
 
@@ -54,8 +52,8 @@ def test_killing_it_five_times_changes_nothing(undisturbed: Collection) -> None:
     collection = beside(undisturbed, "killed")
     assert kill_until_done(collection, kills=5, seed=1) > 0
     assert files_of(collection.root) == files_of(undisturbed.root)
-    assert sorted(path.name for path in layer_folder(collection.root, 0).iterdir()) == sorted(
-        path.name for path in layer_folder(undisturbed.root, 0).iterdir()
+    assert sorted(path.name for path in LayerShards(collection.root, 0).folder.iterdir()) == sorted(
+        path.name for path in LayerShards(undisturbed.root, 0).folder.iterdir()
     ), "nothing half-written stays"
 
 
@@ -73,7 +71,7 @@ def claim_and_die(collection: Collection) -> None:
     """Die while holding a claim and after writing half of a shard."""
     with claimed(collection.root, 0) as mine:
         assert mine
-        folder = layer_folder(collection.root, 0) / ".shard-0000.half"
+        folder = LayerShards(collection.root, 0).folder / ".shard-0000.half"
         folder.mkdir(parents=True)
         (folder / "statistics.parquet").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -86,7 +84,7 @@ def test_only_unfinished_shards_are_done_again(undisturbed: Collection) -> None:
     again = collect(collection, ["cpu"])
     assert (again.resumed, again.tokens, again.workers) == (again.shards, 0, 0)
     assert again.frequency == whole.frequency
-    (shard_folder(layer_folder(collection.root, 1), 2) / "sample.parquet").unlink()
+    (LayerShards(collection.root, 1).shard(2) / "sample.parquet").unlink()
     third = collect(collection, ["cpu"])
     assert third.resumed == whole.shards - 1
     assert files_of(collection.root) == files_of(undisturbed.root)
@@ -125,9 +123,9 @@ def test_shards_made_from_other_things_or_elsewhere_are_done_again(undisturbed: 
     collection = beside(undisturbed, "other")
     collect(collection, ["cpu"])
     for shard, changed in ((0, {"fingerprint": "older"}), (1, {"computed_on": "another machine"})):
-        path = shard_folder(layer_folder(collection.root, 0), shard) / MANIFEST
+        path = LayerShards(collection.root, 0).shard(shard) / SHARD_MANIFEST
         path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
-    (shard_folder(layer_folder(collection.root, 0), 3) / MANIFEST).write_text("{")
+    (LayerShards(collection.root, 0).shard(3) / SHARD_MANIFEST).write_text("{")
     report = collect(collection, ["cpu"])
     assert report.resumed == report.shards - 3
     assert files_of(collection.root) == files_of(undisturbed.root)
@@ -181,10 +179,10 @@ def test_merged_shards_can_be_dropped_and_are_then_reported_gone(undisturbed: Co
     for layer in (0, 1):
         assert merged[layer].shard_bytes == report.bytes[layer] > 0
         assert merged[layer].shards == report.shards
-        assert {path.name for path in (tmp_path / f"{layer}").iterdir()} == {f"{name}.parquet" for name in TABLES}
+        assert {path.name for path in (tmp_path / f"{layer}").iterdir()} == set(AGGREGATE_FILES)
     assert not list(collection.root.rglob("*.parquet"))
-    assert read_record(layer_folder(collection.root, 0)).fingerprint == "soak"
-    assert read_manifest(shard_folder(layer_folder(collection.root, 0), 0)).shard == 0
+    assert read_record(LayerShards(collection.root, 0)).fingerprint == "soak"
+    assert read_manifest(LayerShards(collection.root, 0).shard(0)).shard == 0
     with pytest.raises(InputError, match="shard-0000 are gone or damaged; materialize activation_shards again"):
         shards.merge_shards(collection.root, 0, tmp_path / "again", {})
     assert not (tmp_path / "again").exists()

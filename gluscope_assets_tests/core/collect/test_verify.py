@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gluscope_assets.core.collect.shards import shard_folder
 from gluscope_assets.core.collect.verify import verify_aggregate
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.tables.aggregate import Aggregate, read_aggregate, write_aggregate
 from gluscope_assets_tests.support.reference import TableModel, collect_in_memory, corpus_of
 
@@ -22,7 +22,7 @@ CORPUS = corpus_of([[1, 2, 3], [4, 2, 1], [3, 3, 4, 1], [2], [0, 4]])
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     collect_in_memory(TableModel(torch.randn(5, 4), torch.randn(5, 4)), CORPUS, OPTIONS, tmp_path)
-    return shard_folder(tmp_path / "layer-00", 0)
+    return LayerShards(tmp_path, 0).shard(0)
 
 
 def test_a_sound_aggregate_has_no_problems(folder: Path) -> None:

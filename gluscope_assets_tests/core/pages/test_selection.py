@@ -18,6 +18,7 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.pages.selection import STATISTICS, check_lists, chosen_neurons, top_neurons, with_lists
 from gluscope_assets.core.pages.site_map import Part, SiteMap, parts_of, ranges
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.orientation import scan_neurons
 from gluscope_assets_tests.conftest import Workplace
@@ -26,11 +27,11 @@ WIDTH = 7
 LAYERS = (0, 1, 3)
 
 
-def write_layer(folder: Path, layer: int, seed: int, width: int = WIDTH) -> tuple[Path, Path]:
+def write_layer(folder: Path, layer: int, seed: int, width: int = WIDTH) -> LayerTables:
     """Tables with few different values, so that many neurons tie, with empty quadrants and neurons that no position meets."""
     aggregate, file = folder / f"{seed}-{layer}", folder / f"{seed}-{layer}.parquet"
     if file.is_file():
-        return aggregate, file
+        return LayerTables("key", layer, aggregate, file)
     random = np.random.default_rng(seed)
     count = random.integers(0, 3, (4, width))
     count[:, random.random(width) < 0.2] = 0
@@ -61,12 +62,12 @@ def write_layer(folder: Path, layer: int, seed: int, width: int = WIDTH) -> tupl
     }
     write_parquet(pa.table(statistics), aggregate / "statistics.parquet", {})
     write_parquet(pa.table(weights), file, {})
-    return aggregate, file
+    return LayerTables("key", layer, aggregate, file)
 
 
-def read(tables: tuple[Path, Path]) -> list[dict[str, Any]]:
-    rows = pa.parquet.read_table(tables[0] / "statistics.parquet").to_pylist()
-    known = pa.parquet.read_table(tables[1]).to_pylist()
+def read(tables: LayerTables) -> list[dict[str, Any]]:
+    rows = pa.parquet.read_table(tables.statistics).to_pylist()
+    known = pa.parquet.read_table(tables.weights).to_pylist()
     return [{**row, **more} for row, more in zip(rows, known, strict=True)]
 
 

@@ -12,10 +12,10 @@ from gluscope_assets.core.pages.strips import (
     SPACES,
     TOKENS_AFTER,
     TOKENS_BEFORE,
-    CheckpointTables,
     neurons_together,
     write_training,
 )
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets_tests.support.synthetic import Study
 
@@ -25,8 +25,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study"))
 
 
-def tables(study: Study, keys: list[str]) -> list[CheckpointTables]:
-    return [CheckpointTables(key, study.folder / "aggregate", study.folder / "layer-00.parquet") for key in keys]
+def tables(study: Study, keys: list[str]) -> list[LayerTables]:
+    return [LayerTables(key, 0, study.folder / "aggregate", study.folder / "layer-00.parquet") for key in keys]
 
 
 def read(path: Path) -> dict[str, Any]:

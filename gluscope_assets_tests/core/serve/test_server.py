@@ -19,9 +19,9 @@ import yaml
 
 from gluscope_assets.core.pages.explorer_columns import GROUPS
 from gluscope_assets.core.pages.site_map import MANIFEST_PREFIX
+from gluscope_assets.core.paths import HOME_VARIABLE
 from gluscope_assets.core.serve.on_demand import OnDemand
 from gluscope_assets.core.serve.server import SiteServer, open_server
-from gluscope_assets.study.folders import HOME_VARIABLE
 from gluscope_assets.study.sources import all_sources, built_checkpoints
 from gluscope_assets.study.study import STUDIES_VARIABLE
 from gluscope_assets_tests.conftest import Workplace

@@ -11,6 +11,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages.density import SHADES
 from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.site.figures import BOX, COLUMNS, MOST_MARKS, ROWS, axis_of, figure_of
 from gluscope_assets.core.site.gate_finding import Finding, LayerFinding, correlation, gate_frequency_finding
 from gluscope_assets.core.site.overview import CheckpointSummary, Overview
@@ -21,7 +22,7 @@ POSITIONS = 1000
 
 def write_layer(
     folder: Path, layer: int, counts: np.ndarray, cosines: np.ndarray, routed: np.ndarray | None = None
-) -> tuple[int, Path, Path]:
+) -> LayerTables:
     """One layer's tables: counts [2, neurons] of gate+ in+ and gate+ in-. Neurons stand in the weights in another order."""
     neurons = counts.shape[1]
     columns = {
@@ -36,7 +37,7 @@ def write_layer(
     order = np.arange(neurons)[::-1]
     weights = {"neuron": pa.array(order.astype(np.int32)), "cos_in_out": pa.array(cosines.astype(np.float32)[order])}
     write_parquet(pa.table(weights), folder / f"weights-{layer}.parquet", {})
-    return layer, folder / f"{layer}", folder / f"weights-{layer}.parquet"
+    return LayerTables("key", layer, folder / f"{layer}", folder / f"weights-{layer}.parquet")
 
 
 def random_layer(seed: int, neurons: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,10 +96,10 @@ def test_cosines_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    layer, aggregate, weights = write_layer(tmp_path, 0, *random_layer(0, 4))
-    weights.unlink()
+    tables = write_layer(tmp_path, 0, *random_layer(0, 4))
+    tables.weights.unlink()
     with pytest.raises(InputError, match="weights-0"):
-        gate_frequency_finding("key", [(layer, aggregate, weights)])
+        gate_frequency_finding("key", [tables])
 
 
 # Drawing

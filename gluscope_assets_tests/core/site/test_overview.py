@@ -16,6 +16,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages.formats import format_count, format_decimal, format_share
 from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.figures import BOX
 from gluscope_assets.core.site.gate_finding import correlation, gate_frequency_finding
@@ -24,7 +25,6 @@ from gluscope_assets.core.site.overview import (
     CLASSES,
     FEWEST_POSITIONS,
     LISTED,
-    LayerTables,
     MeasuredCheckpoint,
     Measurement,
     Overview,
@@ -96,7 +96,7 @@ class Layer:
         chance = {} if baseline is None else {"cos_in_out": {"0.001": -baseline, "0.999": baseline / 2}}
         mlps = {"mlp" if expert is None else f"mlp, expert {expert}": chance for expert in self.expert}
         write_parquet(pa.table(weights), folder / f"weights-{layer}.parquet", {"random_baseline": mlps})
-        return layer, folder / f"{layer}", folder / f"weights-{layer}.parquet"
+        return LayerTables(folder.name, layer, folder / f"{layer}", folder / f"weights-{layer}.parquet")
 
 
 def random_layer(seed: int, neurons: int = 30, experts: bool = False) -> Layer:
@@ -282,10 +282,10 @@ def test_one_checkpoint_has_no_movement_and_no_baseline_no_chance(tmp_path: Path
 
 def test_a_missing_file_and_an_unknown_class_are_one_sentence(tmp_path: Path) -> None:
     layer = random_layer(0)
-    number, aggregate, weights = layer.write(tmp_path, 0)
-    weights.unlink()
+    tables = layer.write(tmp_path, 0)
+    tables.weights.unlink()
     with pytest.raises(InputError, match=r"weights-0\.parquet does not exist"):
-        overview_of([("a-0000000", [(number, aggregate, weights)])])
+        overview_of([("a-0000000", [tables])])
     layer.classes[7] = "sideways"
     with pytest.raises(InputError, match=r"weights-0\.parquet has the class sideways for neuron 7.*materialize") as raised:
         overview_of([("a-0000000", [layer.write(tmp_path, 0)])])

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluscope_assets.core.collect.shards import MANIFEST, merge_shards, shard_folder
+from gluscope_assets.core.collect.shards import merge_shards
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
+from gluscope_assets.core.paths import SHARD_MANIFEST, LayerShards
 from gluscope_assets.core.tables.aggregate import (
     Aggregate,
     describe,
@@ -95,7 +96,7 @@ def test_files_hold_the_aggregate_and_merging_them_again_gives_the_same_bytes(tm
     for path in (tmp_path / "merged").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert read_provenance(tmp_path / "merged" / "examples.parquet")["study"] == "small"
-    first = shard_folder(tmp_path / "layer-00", 0)
+    first = LayerShards(tmp_path, 0).shard(0)
     for path in (tmp_path / "merged").iterdir():
         assert pl.read_parquet_schema(path) == pl.read_parquet_schema(first / path.name), "a shard has the aggregate's schema"
 
@@ -104,7 +105,7 @@ def test_one_neuron_is_read_from_its_row_group_alone(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     model = TableModel(*(torch.randn(6, 200, generator=generator) for _ in range(2)))
     collect_in_memory(model, corpus_of(random_texts(1)), OPTIONS, tmp_path)
-    path = shard_folder(tmp_path / "layer-00", 0) / "examples.parquet"
+    path = LayerShards(tmp_path, 0).shard(0) / "examples.parquet"
     groups = pq.ParquetFile(path).metadata
     spans = [groups.row_group(number).column(1).statistics for number in range(groups.num_row_groups)]
     assert len(spans) > 2
@@ -124,7 +125,7 @@ def test_one_neuron_is_read_from_its_row_group_alone(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     collect_in_memory(table_model(5), cut(corpus_of(random_texts(5)), 3), OPTIONS, tmp_path)
-    shard_folder(tmp_path / "layer-00", 1).rename(tmp_path / "elsewhere")
+    LayerShards(tmp_path, 0).shard(1).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="shard-0001.*materialize"):
         merge_shards(tmp_path, 0, tmp_path / "merged", {})
     assert not (tmp_path / "merged").exists()
@@ -133,9 +134,9 @@ def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
 def test_shards_of_different_collections_do_not_mix(tmp_path: Path) -> None:
     corpus = cut(corpus_of(random_texts(5)), 2)
     collect_in_memory(table_model(5), corpus, OPTIONS, tmp_path)
-    folder = shard_folder(tmp_path / "layer-00", 1)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "computed_on": "another machine"}))
+    folder = LayerShards(tmp_path, 0).shard(1)
+    manifest = json.loads((folder / SHARD_MANIFEST).read_text())
+    (folder / SHARD_MANIFEST).write_text(json.dumps({**manifest, "computed_on": "another machine"}))
     with pytest.raises(InputError, match="another collection"):
         merge_shards(tmp_path, 0, tmp_path / "merged", {})
 
@@ -144,7 +145,7 @@ def test_derived_statistics_follow_from_sums_and_empty_quadrants_have_none(tmp_p
     model = TableModel(torch.tensor([[1.0], [2.0], [4.0]]), torch.ones(3, 1))
     corpus = corpus_of([[1, 2], [1]], special=())
     collect_in_memory(model, corpus, OPTIONS, tmp_path)
-    row = scan_statistics([shard_folder(tmp_path / "layer-00", 0)]).collect().row(0, named=True)
+    row = scan_statistics([LayerShards(tmp_path, 0).shard(0)]).collect().row(0, named=True)
     assert row["gate+_in+_frequency"] == 1.0
     assert row["gate+_in+_gate_mean"] == pytest.approx(8 / 3)
     assert row["gate+_in+_gate_std"] == pytest.approx(np.std([2, 4, 2]))
