@@ -1,7 +1,7 @@
 """What a build has to run: the results whose fingerprint is not the expected one, or whose files are gone.
 
 The expected fingerprints follow from options and inputs alone, from the top of the graph down, so nothing has to run to
-know them. Running the plan belongs to `main.py`.
+know them. Running the plan belongs to `build.py`.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -318,3 +318,12 @@ def test_a_person_publishes_the_site(tiny: Workplace, tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path / "public") for path in (tmp_path / "public").rglob("*") if path.is_file()} == site
     report = json.loads(tiny.folder.page_report(keys(tiny)[1], 0).read_text())
     assert report["pages"] == 12
+
+
+def test_a_build_ends_by_saying_where_the_site_is(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.build() == 0
+    index = tiny.folder.site / "index.html"
+    assert index.is_file()
+    printed = capsys.readouterr().out
+    assert f"open   {index.as_uri()}" in printed
+    assert f"serve --study {tiny.file}" in printed

@@ -1,232 +1,105 @@
-"""The command line: what it prints, what it refuses, and how it goes on after a build that was killed."""
+"""The entry point: which commands and options there are, and how a command ends."""
 
-import signal
 import subprocess
 import sys
-import threading
-import time
-import urllib.request
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
+import gluscope_assets
 from gluscope_assets.commands import main as cli
-from gluscope_assets.core.serve.server import open_server
-from gluscope_assets.orchestration.resources import ProgressLines
-from gluscope_assets.study.study import STUDIES_VARIABLE, load_study
 from gluscope_assets_tests.conftest import Workplace
-from gluscope_assets_tests.support.zoo import tiny_config
-
-
-def test_a_build_ends_by_saying_where_the_site_is(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tiny.build() == 0
-    index = tiny.folder.site / "index.html"
-    assert index.is_file()
-    printed = capsys.readouterr().out
-    assert f"open   {index.as_uri()}" in printed
-    assert f"serve --study {tiny.file}" in printed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("typed", "arguments"),
     [
-        (["--layers", "0,2"], "--layers 0,2 names layers that tiny does not have; it has 0 to 1."),
-        (["--layers", "1-0"], "--layers 1-0 names layers that tiny does not have; it has 0 to 1."),
-        (["--layers", "first"], "--layers first is not a list of layers; write it like 0,2-3."),
-        (["--checkpoint", "fifth"], "tiny has no checkpoint fifth; it has first, second."),
+        ("build", {}),
+        ("build --study mine", {"study_name": "mine"}),
+        ("build --checkpoint a b --layers 0,2-3", {"checkpoint": ["a", "b"], "layers": "0,2-3"}),
+        ("build --checkpoint a --study mine.yaml", {"checkpoint": ["a"], "study_name": "mine.yaml"}),
+        ("build --study=mine --study other", {"study_name": "other"}),
+        ("serve --study mine --port 0", {"study_name": "mine", "port": 0}),
+        ("ui --port 3001", {"port": 3001}),
+        ("publish --study mine --roll-back", {"study_name": "mine", "roll_back": True}),
+        (
+            "import --checkpoint a --study mine t.parquet",
+            {"checkpoint_name": "a", "study_name": "mine", "table": Path("t.parquet")},
+        ),
+        ("export --study mine --license mit dataset out", {"format": "dataset", "target": Path("out"), "license": "mit"}),
+        ("export paper out.parquet --checkpoint a", {"format": "paper", "target": Path("out.parquet"), "checkpoint": "a"}),
+        ("studies", {}),
+        ("inspect a/b --revision r --stack decoder", {"model": "a/b", "revision": "r", "stack": "decoder"}),
+        ("inspect m --tokens 1000 --write s.yaml", {"model": "m", "tokens": 1000, "write": Path("s.yaml")}),
     ],
 )
-def test_a_wrong_argument_is_one_sentence(
-    fresh: Workplace, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    assert fresh.build(*arguments) == 2
-    assert capsys.readouterr().err == f"gluscope: {message}\n"
-    assert not fresh.home.exists()
+def test_options_are_read_as_documented(typed: str, arguments: dict[str, object]) -> None:
+    command, bound, _ = cli.app.parse_args(typed.split(), exit_on_error=False, print_error=False)
+    name = typed.split()[0]
+    assert command.__name__ == {"import": "import_table", "inspect": "inspect_model"}.get(name, name)
+    assert arguments.items() <= bound.arguments.items()
 
 
-def test_an_unknown_study_is_one_sentence(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["build", "--study", "nothing"]) == 2
-    assert "There is no study nothing; there are demo" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
+def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([*command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"Usage: gluscope {' '.join(command)}")
+    assert max(map(len, lines)) <= 80
+    for name in command or cli.COMMANDS:
+        assert cli.COMMANDS[name][1].partition(",")[0] in "\n".join(lines)
 
 
-def test_layers_are_numbers_and_ranges(fresh: Workplace) -> None:
-    study = fresh.study.model_copy(update={"model": fresh.study.model.model_copy(update={"layers": 12})})
-    assert cli._layers("0,2-4, 11", study) == [0, 2, 3, 4, 11]
-    assert cli._layers(None, study) == list(range(12))
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gluscope {gluscope_assets.__version__}\n"
 
 
-def test_a_checkpoint_is_chosen_by_name_or_key(fresh: Workplace) -> None:
-    from gluscope_assets.core.model.checkpoint import resolve_checkpoint
-
-    first, second = checkpoints = [resolve_checkpoint(options) for options in fresh.study.model.checkpoints]
-    assert cli._chosen([second.key, "first"], checkpoints, fresh.study) == [first, second]
-    assert cli._chosen(["second"], checkpoints, fresh.study) == [second]
-
-
-def test_studies_lists_checkpoints_pages_and_status(
-    tiny: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(STUDIES_VARIABLE, str(tiny.file))
-    monkeypatch.setenv("COLUMNS", "200")
-    assert cli.main(["studies"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [(row[1], *row[3:]) for row in rows if row and row[0] == "tiny"] == [
-        ("first", "2", "4", "fresh"),
-        ("second", "2", "24", "fresh"),
-    ]
-    tiny.file.write_text(tiny.file.read_text().replace("examples: 3", "examples: 2"))
-    assert cli.main(["studies"]) == 0
-    assert "to do: activation_shards, neuron_pages, quadrant_aggregates" in capsys.readouterr().out
-
-
-def test_a_study_with_missing_input_does_not_hide_the_others(
-    tiny: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tiny.file.parent / "first" / "config.json").unlink()
-    monkeypatch.setenv(STUDIES_VARIABLE, str(tiny.file))
-    monkeypatch.setenv("COLUMNS", "400")
-    assert cli.main(["studies"]) == 0
-    printed = capsys.readouterr().out
-    assert "has no config.json" in printed
-    assert " demo " in printed
-
-
-def test_two_builds_do_not_write_at_once(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._only_build(fresh.home):
-        assert fresh.build() == 2
-    assert f"Another build is running in {fresh.home}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("sent", "left"), [(signal.SIGKILL, "STARTED"), (signal.SIGINT, "FAILURE")])
-def test_a_stopped_build_leaves_no_half_result_and_the_next_one_finishes(
-    fresh: Workplace, tmp_path: Path, sent: signal.Signals, left: str
-) -> None:
-    """Stopped in the middle of the forward pass, when it holds the GPU's slot."""
-    reached = tmp_path / "reached"
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_what_runs_no_command_waits_for_no_library(arguments: list[str]) -> None:
     code = (
-        "import pathlib, signal, sys, time\n"
-        "from gluscope_assets.core.collect import job as collect\n"
-        "def wait(*arguments, **named):\n"
-        f"    pathlib.Path({str(reached)!r}).touch()\n"
-        "    time.sleep(600)\n"
-        "collect.collect = wait\n"
-        # A test runner in the background may have passed on that interrupts are ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import sys\n"
         "from gluscope_assets.commands.main import main\n"
-        "sys.exit(main(['build', '--study', *sys.argv[1:]]))\n"
+        "main(sys.argv[1:])\n"
+        "print(sorted({'dagster', 'torch', 'transformers', 'polars', 'pyarrow', 'numpy', 'pydantic'} & set(sys.modules)))\n"
     )
-    part = ["--checkpoint", "first", "--layers", "0"]
-    build = subprocess.Popen([sys.executable, "-c", code, str(fresh.file), *part], stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 300
-        while not reached.exists():
-            assert build.poll() is None, "the build ended before it collected anything"
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        build.send_signal(sent)
-        _, printed = build.communicate(timeout=60)
-    finally:
-        build.kill()
-    if sent is signal.SIGINT:
-        assert build.returncode == 130
-        assert printed.splitlines()[-1] == "Stopped. What was finished is kept."
-        assert "Traceback" not in printed
-    with fresh.instance as instance:
-        stopped = instance.get_runs(limit=1)[0]
-    assert stopped.status.value == left
-    assert not [name for name in fresh.files() if "shards" in name]
-    assert fresh.build(*part) == 0
-    with fresh.instance as instance:
-        again = instance.get_run_by_id(stopped.run_id)
-    assert again is not None
-    assert again.status is dg.DagsterRunStatus.FAILURE
-    assert (fresh.folder.site / "index.html").is_file()
-
-
-def test_the_site_is_served_on_this_machine_only(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    with open_server(tiny.folder.site, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/index.html") as answer:
-                assert answer.read() == (tiny.folder.site / "index.html").read_bytes()
-        finally:
-            server.shutdown()
-            thread.join()
-        assert cli.main(["serve", "--study", str(tiny.file), "--port", str(server.server_port)]) == 2
-    assert "cannot be used" in capsys.readouterr().err
-
-
-def test_a_site_must_be_built_before_it_is_served(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", "--study", str(fresh.file)]) == 2
-    assert "holds no site yet; run gluscope build" in capsys.readouterr().err
-
-
-def test_progress_lines_say_done_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("gluscope_assets.orchestration.resources.time.monotonic", lambda: now)
-    written: list[str] = []
-    progress = ProgressLines("activations", "tokens", written.append, interval=5.0)
-    now = 102.0
-    progress(1_000, 10_000)
-    assert not written
-    now = 110.0
-    progress(4_000, 10_000)
-    now = 125.0
-    progress(10_000, 10_000)
-    assert written == [
-        "activations: 4,000 of 10,000 tokens, 400 tokens/s, 0:15 left",
-        "activations: 10,000 of 10,000 tokens, 400 tokens/s, 0:25 in all",
-    ]
-
-
-def test_inspect_says_what_a_model_has_and_writes_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_config("qwen2_moe").save_pretrained(tmp_path / "model")
-    file = tmp_path / "study.yaml"
-    assert cli.main(["inspect", str(tmp_path / "model"), "--tokens", "1000", "--write", str(file)]) == 0
-    said = capsys.readouterr().out
-    for part in ("Qwen2MoeModel", "routed to 2 experts", "mlp.experts", "mlp.shared_expert", "FLOPs", "aggregates", "pages"):
-        assert part in said
-    assert load_study(file).model.layers == 4
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["t5"], "T5Model has an encoder and a decoder; set model.stack (--stack) to one of them."),
-        (["gpt2"], "GPT2Model has no gated MLP"),
-        (["llama", "--tokens", "0"], "--tokens 0 is no size of a corpus; give at least 1."),
-        (["./no/such"], "/no/such; give one with config.json, or a Hub id such as owner/name."),
-        (["llama", "--revision", "main"], "is a folder and has no revisions; leave out --revision."),
-        (["."], "has no config.json; give the folder of a saved model or a Hub id."),
+        ([], "Name a command: build, serve, ui, publish, import, export, studies, inspect; gluscope --help says"),
+        (["biuld"], 'Unknown command "biuld". Did you mean "build"?'),
+        (["build", "--layer", "0"], "Unknown option: --layer. Did you mean --layers?"),
+        (["build", "--checkpoint"], "--checkpoint requires at least 1 element. Got 0. See gluscope build --help.\n"),
+        (["serve", "--port", "http"], 'unable to convert "http" into int'),
+        (["export", "csv", "out"], 'Choose from: "dataset", "paper". See gluscope export --help.\n'),
+        (["publish", "--no-roll-back"], "Unknown option: --no-roll-back"),
+        (["import", "table.parquet"], "--checkpoint requires an argument"),
+        (["inspect"], "MODEL requires an argument"),
     ],
 )
-def test_inspect_refuses_with_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_a_command_typed_wrong_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("gluscope: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_an_interrupt_is_130_and_an_error_of_the_program_is_shown_whole(
+    fresh: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not arguments[0].startswith("."):
-        tiny_config(arguments[0]).save_pretrained(tmp_path / arguments[0])
-    assert cli.main(["inspect", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    def fail(error: BaseException) -> None:
+        raise error
 
-
-def test_inspect_pins_a_hub_id_to_its_commit_and_fetches_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = tmp_path / "snapshots" / "0a1b2c3d4e"
-    tiny_config("llama").save_pretrained(commit)
-    asked: dict[str, object] = {}
-
-    def download(repository: str, **options: object) -> str:
-        asked.update(options)
-        return str(commit)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["inspect", "owner/model", "--revision", "main", "--write", "study.yaml"]) == 0
-    assert asked["revision"] == "main"
-    assert not any("safetensors" in pattern for pattern in asked["allow_patterns"])
-    (checkpoint,) = load_study(tmp_path / "study.yaml").model.checkpoints
-    assert (checkpoint.repository, checkpoint.revision) == ("owner/model", "0a1b2c3d4e")
+    monkeypatch.setattr("gluscope_assets.commands.studies.find_studies", lambda: fail(KeyboardInterrupt()))
+    assert cli.main(["studies"]) == 130
+    assert capsys.readouterr().err == "\nStopped. What was finished is kept.\n"
+    monkeypatch.setattr("gluscope_assets.commands.studies.find_studies", lambda: fail(ZeroDivisionError("of the program")))
+    with pytest.raises(ZeroDivisionError, match="of the program"):
+        cli.main(["studies"])

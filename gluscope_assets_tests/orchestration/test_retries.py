@@ -25,7 +25,7 @@ import requests
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from gluscope_assets.commands.main import COMMAND_TAG
+from gluscope_assets.commands.instance import COMMAND_TAGS
 from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.orchestration import retries as failures
 from gluscope_assets.orchestration.resources import GPU_POOL
@@ -163,7 +163,7 @@ def test_a_command_fails_at_once_because_a_person_waits_for_it() -> None:
     result = dg.materialize([failing([TRANSIENT["memory"]], tries)], tags={failures.COMMAND_TAG: "build"}, raise_on_error=False)
     assert not result.success
     assert tries == [0]
-    assert set(COMMAND_TAG) == {failures.COMMAND_TAG}
+    assert set(COMMAND_TAGS) == {failures.COMMAND_TAG}
 
 
 def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:
