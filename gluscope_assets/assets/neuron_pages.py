@@ -124,7 +124,7 @@ def build_site(study: Study) -> dg.AssetsDefinition:
         rendered = rendered_fingerprints(study, folder, checkpoints)
         footer = provenance(study, "site", {"neuron_pages": rendered})
         if not rendered:
-            raise InputError(f"{folder.site} has no neuron page yet; materialize neuron_pages first.")
+            raise InputError(f"{folder.site} has no neuron page yet; run gluscope build.")
         dataset = folder.site / DATASET
         if study.site.dataset_license is None:
             remove_dataset(dataset)

@@ -13,7 +13,7 @@ import dagster as dg
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
-from gluscope_assets.core.paths import MANIFEST, StudyFolder
+from gluscope_assets.core.paths import AGGREGATE_FILES, MANIFEST, StudyFolder
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
 from gluscope_assets.study.fingerprints import DATA_VERSION_TAG, fingerprint, layers_behind, page_inputs, rendered_fingerprints
 from gluscope_assets.study.study import Study
@@ -103,14 +103,14 @@ class Planner:
         spans = adjacent(set().union(*stale.values()), self.study.model.layer_numbers)
         # A ranking of all layers needs the tables of all of them before it gives any pages.
         apart = len(spans) > 1 and "neuron_pages" in stages
-        parts = (stages[:-1], stages[-1:]) if apart else (stages,)
-        return [LayerRun(checkpoint, first, last, part) for part in parts if part for first, last in spans]
+        together = (stages[:-1], stages[-1:]) if apart else (stages,)
+        return [LayerRun(checkpoint, first, last, some) for some in together if some for first, last in spans]
 
     def _check_rankings(self, checkpoint: Checkpoint, layers: Sequence[int]) -> None:
         for layer in layers:
             for other in set(layers_behind(self.study, checkpoint.name, layer)) - set(layers):
                 for stage in ("neuron_weights", "quadrant_aggregates"):
-                    if not self._file(checkpoint, stage, other).is_file():
+                    if not self._is_there(checkpoint, stage, other):
                         raise InputError(
                             f"site.pages ranks the neurons of layer {layer} together with those of layer {other}, which is "
                             f"not built at {checkpoint.name}; build both."
@@ -138,17 +138,19 @@ class Planner:
         return {
             layer
             for layer, key in keys.items()
-            if recorded.get(key) != expected[layer] or not self._file(checkpoint, stage, layer).is_file()
+            if recorded.get(key) != expected[layer] or not self._is_there(checkpoint, stage, layer)
         }
 
-    def _file(self, checkpoint: Checkpoint, stage: str, layer: int) -> Path:
-        """A file that is there if the stage's result for a layer is."""
-        return {
-            "neuron_weights": self.folder.weights(checkpoint.key, layer),
-            "activation_shards": self.folder.layer_shards(checkpoint.key, layer).record,
-            "quadrant_aggregates": self.folder.tables(checkpoint.key, layer).statistics,
-            "neuron_pages": self.folder.page_report(checkpoint.key, layer),
-        }[stage]
+    def _is_there(self, checkpoint: Checkpoint, stage: str, layer: int) -> bool:
+        """Whether the files of the stage's result for a layer are there. Shards may have been dropped; their record stays."""
+        aggregate = self.folder.aggregate(checkpoint.key, layer)
+        files = {
+            "neuron_weights": [self.folder.weights(checkpoint.key, layer)],
+            "activation_shards": [self.folder.layer_shards(checkpoint.key, layer).record],
+            "quadrant_aggregates": [aggregate / name for name in AGGREGATE_FILES],
+            "neuron_pages": [self.folder.page_report(checkpoint.key, layer)],
+        }
+        return all(file.is_file() for file in files[stage])
 
     def _is_fresh(self, stage: str, expected: str, file: Path) -> bool:
         return file.is_file() and self._recorded(stage, None).get(None) == expected
@@ -159,16 +161,16 @@ class Planner:
             asset_key=dg.AssetKey([self.study.name, stage]),
             asset_partitions=None if partitions is None else list(partitions),
         )
-        found: dict[str | None, str] = {}
+        fingerprints: dict[str | None, str] = {}
         cursor = None
         while True:
             batch = self.instance.fetch_materializations(records_filter, limit=RECORDS_AT_ONCE, cursor=cursor)
             for record in batch.records:
                 if record.asset_materialization is not None:
                     recorded = record.asset_materialization.metadata.get("fingerprint")
-                    found.setdefault(record.partition_key, str(recorded.value if recorded is not None else ""))
-            if not batch.has_more or len(found) == (1 if partitions is None else len(partitions)):
-                return found
+                    fingerprints.setdefault(record.partition_key, str(recorded.value if recorded is not None else ""))
+            if not batch.has_more or len(fingerprints) == (1 if partitions is None else len(partitions)):
+                return fingerprints
             cursor = batch.cursor
 
     def _observed_source(self) -> str | None:

@@ -76,7 +76,7 @@ def read_provenance(path: Path) -> dict[str, object]:
     """The provenance in the footer of a file that `write_parquet` wrote."""
     metadata = pq.read_schema(require_file(path)).metadata or {}
     if PROVENANCE_KEY not in metadata:
-        raise InputError(f"{path} has no GLUScope provenance in its footer; materialize the asset that writes it again.")
+        raise InputError(f"{path} has no GLUScope provenance in its footer; delete it and run gluscope build.")
     provenance: dict[str, object] = json.loads(metadata[PROVENANCE_KEY])
     return provenance
 
@@ -84,7 +84,7 @@ def read_provenance(path: Path) -> dict[str, object]:
 def require_file(path: Path) -> Path:
     """`path` itself; InputError if nothing is there."""
     if not path.exists():
-        raise InputError(f"{path} does not exist; materialize the asset that writes it first.")
+        raise InputError(f"{path} does not exist; run gluscope build.")
     return path
 
 

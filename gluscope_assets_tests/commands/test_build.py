@@ -217,6 +217,23 @@ def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(ti
     assert (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes() == before
 
 
+def test_what_was_deleted_is_made_again(tiny: Workplace) -> None:
+    """As messages about damaged files say."""
+    key = keys(tiny)[1]
+    files = {
+        "neuron_weights": tiny.folder.weights(key, 0),
+        "activation_shards": tiny.folder.layer_shards(key, 0).record,
+        "quadrant_aggregates": tiny.folder.tables(key, 0).examples,
+    }
+    for stage, file in files.items():
+        content = file.read_bytes()
+        file.unlink()
+        runs = tiny.runs()
+        assert tiny.build() == 0
+        assert tiny.materialized(runs) == {stage: {str(partition_key(key, 0))}}
+        assert file.read_bytes() == content
+
+
 def test_layers_and_checkpoints_can_be_chosen(fresh: Workplace) -> None:
     assert fresh.build("--checkpoint", "second", "--layers", "1") == 0
     key = str(partition_key(keys(fresh)[1], 1))

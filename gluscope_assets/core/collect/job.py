@@ -194,7 +194,7 @@ def _run_processes(collection: Collection, workers: Sequence[Worker], count_toke
         job = Job(collection, workers[0].device)
         if any(job.unfinished_layers(shard) for shard in range(job.corpus.n_shards)):
             codes = ", ".join(str(process.exitcode) for process in running)
-            raise InputError(f"All collecting processes ended early (exit codes {codes}); materialize again to go on.")
+            raise InputError(f"All collecting processes ended early (exit codes {codes}); run gluscope build again to go on.")
     finally:
         for process in running:
             process.terminate()

@@ -75,7 +75,7 @@ def read_record(shards: LayerShards) -> Record:
     try:
         return Record(**json.loads(shards.record.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{shards.record} is missing or damaged; materialize activation_shards.") from error
+        raise InputError(f"{shards.record} is missing or damaged; delete it if it is there, and run gluscope build.") from error
 
 
 def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, footer: Mapping[str, object]) -> None:
@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is not a shard's manifest; delete {folder} and materialize activation_shards.") from error
+        raise InputError(f"{path} is not a shard's manifest; delete {folder.parent} and run gluscope build.") from error
 
 
 def is_finished(folder: Path, fingerprint: str, computed_on: str) -> bool:
@@ -162,9 +162,9 @@ def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[
     for shard, fingerprint in zip(folders, record.shards, strict=True):
         manifest = read_manifest(shard)
         if (manifest.fingerprint, manifest.computed_on) != (fingerprint, computed_on):
-            raise InputError(f"{shard} is of another collection than {shards.record}; materialize activation_shards again.")
+            raise InputError(f"{shard} is of another collection than {shards.record}; delete that and run gluscope build.")
         if not is_finished(shard, fingerprint, computed_on):
-            raise InputError(f"The tables of {shard} are gone or damaged; materialize activation_shards again.")
+            raise InputError(f"The tables of {shard} are gone or damaged; delete {shards.record} and run gluscope build.")
     footer = read_provenance(shards.first_statistics)
     common = {name: value for name, value in footer.items() if name not in OF_ONE_SHARD}
     merged = merge_all(read_aggregate(shard) for shard in folders)

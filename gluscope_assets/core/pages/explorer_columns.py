@@ -79,7 +79,7 @@ def write_columns(
     known = _read_leaves(weights, {**dict.fromkeys(scalars, ()), **dict.fromkeys(tokens, ("token",))})
     neurons = statistics["neuron"].to_numpy()
     if not np.array_equal(neurons, np.arange(len(neurons))) or not np.array_equal(neurons, known["neuron"].to_numpy()):
-        raise InputError(f"{weights} and {aggregate} hold different neurons; materialize neuron_weights again.")
+        raise InputError(f"{weights} and {aggregate} hold different neurons; delete them and run gluscope build.")
 
     folder = site / columns_folder(checkpoint_key, layer)
     width = len(neurons)
@@ -123,7 +123,7 @@ def _summary(statistics: pa.Table, known: pa.Table, aggregate: Path) -> tuple[di
     counts = np.stack([statistics[f"{quadrant}_count"].to_numpy() for quadrant in QUADRANTS])
     zero = statistics["zero"].to_numpy()
     if not np.array_equal(counts.sum(axis=0) + zero, statistics["routed"].to_numpy()):
-        raise InputError(f"{aggregate} holds counts that do not add up to routed; materialize quadrant_aggregates again.")
+        raise InputError(f"{aggregate} holds counts that do not add up to routed; delete it and run gluscope build.")
     wide = max(counts.max(initial=0), zero.max(initial=0)) >= 1 << 32
     classes = known["class"].combine_chunks().dictionary_encode()
     code = classes.indices.to_numpy().astype(np.uint8)
@@ -220,7 +220,7 @@ def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator
     """Batches of neurons: the first one, and the peaks of each quadrant. Of all `width`, or of at least `neurons`."""
     names = [column(quadrant, "post") for quadrant in QUADRANTS]
     wanted = dict.fromkeys(names, ("post", "text", "position"))
-    other = InputError(f"{path} does not hold the {width} neurons of its statistics; materialize quadrant_aggregates again.")
+    other = InputError(f"{path} does not hold the {width} neurons of its statistics; delete it and run gluscope build.")
     if pq.read_metadata(require_file(path)).num_rows != width:
         raise other
     for first, batch in _read_batches(path, {"neuron": (), **wanted}, range(width) if neurons is None else neurons):

@@ -217,7 +217,7 @@ class LayerPages:
         if wanted:
             raise InputError(
                 f"{self._examples.path} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
-                "materialize quadrant_aggregates again."
+                "delete it and run gluscope build."
             )
 
     def _sign(self, weights: Mapping[str, Any]) -> int:
@@ -313,7 +313,7 @@ class NeuronTable:
         table = self._file.read_row_groups(groups, columns=self._columns)
         table = table.slice(first - self.groups[groups[0]][0] if groups else 0, end - first)
         if table["neuron"].to_pylist() != list(range(first, end)):
-            raise InputError(f"{self.path} lacks neurons {first} to {end - 1} in this order; materialize its asset again.")
+            raise InputError(f"{self.path} lacks neurons {first} to {end - 1} in this order; delete it and run gluscope build.")
         return table
 
     def has_several_mlps(self) -> bool:

@@ -64,7 +64,7 @@ class Publication:
 def contents_of(site: Path) -> Contents:
     """The files of a built site. InputError if it is none."""
     if not (site / MANIFEST).is_file():
-        raise InputError(f"{site} holds no site; materialize it first.")
+        raise InputError(f"{site} holds no site; run gluscope build.")
     paths = sorted(site_files(site))
     files = {path.relative_to(site).as_posix(): sha256_of(path) for path in paths}
     return Contents(site, files, sum(path.stat().st_size for path in paths))

@@ -307,7 +307,7 @@ def _read(tables: LayerTables) -> pl.DataFrame:
     if len(unknown):
         raise InputError(
             f"{tables.weights} has the class {unknown['class'][0]} for neuron {unknown['neuron'][0]}, which is none of the "
-            "six; materialize neuron_weights again."
+            "six; delete it and run gluscope build."
         )
     return rows
 

@@ -183,7 +183,7 @@ def merge_all(aggregates: Iterable[Aggregate]) -> Aggregate:
     for aggregate in aggregates:
         merged = aggregate if merged is None else merge(merged, aggregate)
     if merged is None:
-        raise InputError("There is no activation shard to merge; materialize activation_shards first.")
+        raise InputError("There is no activation shard to merge; run gluscope build.")
     return merged
 
 

@@ -198,7 +198,7 @@ def test_only_a_dataset_is_replaced_and_nothing_half_written_stays(
     write_dataset(sources, target, "apache-2.0")
     assert len(list(target.rglob("layer-*.parquet"))) == 2 * len(sources)
     assert card(target)[0]["license"] == "apache-2.0"
-    with pytest.raises(InputError, match="does not exist; materialize the asset"):
+    with pytest.raises(InputError, match="does not exist; run gluscope build"):
         write_dataset([*sources, replace(sources[0], weights=tmp_path / "gone.parquet")], target, "mit")
     assert card(target)[0]["license"] == "apache-2.0"
     other = tmp_path / "other"

@@ -344,7 +344,7 @@ def test_tables_that_do_not_belong_together_are_refused(study: Study, tmp_path: 
     weights = study.folder / "layer-00.parquet"
     fewer = pq.read_table(weights).slice(0, 4)
     write_parquet(fewer, tmp_path / "fewer.parquet", {})
-    with pytest.raises(InputError, match="hold different neurons; materialize neuron_weights again"):
+    with pytest.raises(InputError, match="hold different neurons; delete them and run gluscope build"):
         write(study.folder / "aggregate", tmp_path / "fewer.parquet")
     statistics = pq.read_table(study.folder / "aggregate/statistics.parquet").to_pylist()
     statistics[0]["zero"] += 1

@@ -135,7 +135,7 @@ def test_a_folder_with_something_else_is_left_alone(first: Path, tmp_path: Path)
     assert files_in(tmp_path / "mine") == {"thesis.tex": "years of work"}
     with pytest.raises(InputError, match="no previous publication"):
         roll_back(PublishOptions(folder=tmp_path / "none"), tmp_path, silent)
-    with pytest.raises(InputError, match="holds no site; materialize it first"):
+    with pytest.raises(InputError, match="holds no site; run gluscope build"):
         publish(tmp_path / "mine", PublishOptions(folder=tmp_path / "other"), tmp_path, silent)
 
 

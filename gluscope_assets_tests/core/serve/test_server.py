@@ -266,7 +266,7 @@ def test_a_damaged_table_is_one_sentence(few: Workplace, keys: list[str], tmp_pa
     with closing(OnDemand(home.site, all_sources(few.study, home))) as on_demand, serving(home.site, on_demand) as client:
         answer = client.get(f"/{keys[0]}/00/7.html")
         assert answer.status == 500
-        assert b"does not exist; materialize" in answer.body
+        assert b"does not exist; run gluscope build" in answer.body
         assert client.get(f"/{keys[0]}/01/7.html").status == 200
 
 
