@@ -67,7 +67,7 @@ def test_files_say_where_they_come_from(built_tiny: Workplace) -> None:
     for stage, path in {
         "tokenized_corpus": built_tiny.folder.corpus,
         "neuron_weights": built_tiny.folder.weights(key, 1),
-        "activation_shards": built_tiny.folder.first_shard(key, 1) / "examples.parquet",
+        "activation_shards": built_tiny.folder.layer_shards(key, 1).shard(0) / "examples.parquet",
         "quadrant_aggregates": built_tiny.folder.aggregate(key, 1) / "statistics.parquet",
     }.items():
         footer = read_provenance(path)
@@ -149,7 +149,7 @@ def test_a_pass_is_that_of_the_shards_behind_the_tables(built_tiny: Workplace) -
     study, folder = built_tiny.study, built_tiny.folder
     checkpoint = resolve_checkpoint(study.model.checkpoints[0])
     tables = site_tables(study, folder, checkpoint)
-    shards = {layer: read_provenance(aggregate / "statistics.parquet")["inputs"] for layer, aggregate, _ in tables}
+    shards = {layer.layer: read_provenance(layer.statistics)["inputs"] for layer in tables}
 
     def record(layer: int, tokens: int, fingerprint: object) -> dg.AssetMaterialization:
         return dg.AssetMaterialization(
@@ -202,10 +202,10 @@ def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(ti
     tiny.file.write_text(yaml.safe_dump({**content, "storage": {"drop_merged_shards": True}}))
     key = keys(tiny)[1]
     (tiny.folder.aggregate(key, 1) / "statistics.parquet").unlink()
-    before = (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes()
+    before = (tiny.folder.layer_shards(key, 1).shard(0) / "examples.parquet").read_bytes()
     assert tiny.build() == 0
-    assert not list(tiny.folder.first_shard(key, 1).glob("*.parquet"))
-    assert list(tiny.folder.first_shard(key, 0).glob("*.parquet")), "only what was merged in this run is dropped"
+    assert not list(tiny.folder.layer_shards(key, 1).shard(0).glob("*.parquet"))
+    assert list(tiny.folder.layer_shards(key, 0).shard(0).glob("*.parquet")), "only what was merged in this run is dropped"
     runs = tiny.runs()
     assert tiny.build() == 0
     assert tiny.materialized(runs) == {}, "dropped shards are as fresh as kept ones"
@@ -214,7 +214,7 @@ def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(ti
     runs = tiny.runs()
     assert tiny.build() == 0
     assert tiny.materialized(runs)["activation_shards"] == {str(partition_key(key, 1))}
-    assert (tiny.folder.first_shard(key, 1) / "examples.parquet").read_bytes() == before
+    assert (tiny.folder.layer_shards(key, 1).shard(0) / "examples.parquet").read_bytes() == before
 
 
 def test_what_was_deleted_is_made_again(tiny: Workplace) -> None:
