@@ -1,8 +1,6 @@
-"""What may pass is tried again and holds nothing while it waits, what is final ends the run, and a failed run is told."""
+"""What may pass is tried again and holds nothing while it waits, and what is final ends the run."""
 
 import errno
-import io
-import json
 import os
 import pickle
 import signal
@@ -11,11 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import urllib.error
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import dagster as dg
@@ -27,9 +21,10 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from gluscope_assets.commands.instance import COMMAND_TAGS
 from gluscope_assets.core.errors import InputError, OutOfMemory
-from gluscope_assets.orchestration import retries as failures
+from gluscope_assets.orchestration import retries
 from gluscope_assets.orchestration.resources import GPU_POOL
-from gluscope_assets.orchestration.retries import WEBHOOK_VARIABLE, WEBSERVER_VARIABLE, failure_alert_sensor, is_transient
+from gluscope_assets.orchestration.retries import is_transient
+from gluscope_assets_tests.support.failing import failing
 
 # Transient and permanent
 
@@ -97,28 +92,9 @@ def test_what_was_being_handled_says_nothing_about_an_error() -> None:
 # Tries
 
 
-def failing(errors: list[BaseException], tries: list[int]) -> dg.AssetsDefinition:
-    """An asset that fails with each of `errors` in turn, then succeeds; it notes the number of each try."""
-
-    @dg.asset(key=["tiny", "stage"], pool=GPU_POOL)
-    @failures.tried_again_if_transient
-    def stage(context: dg.AssetExecutionContext) -> None:
-        tries.append(context.retry_number)
-        if len(tries) <= len(errors):
-            raise errors[len(tries) - 1]
-
-    return stage
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(overrides={"telemetry": {"enabled": False}}) as made:
-        yield made
-
-
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.mark.usefixtures("no_waits")
@@ -160,10 +136,10 @@ def test_bad_input_reaches_the_command_line_as_such() -> None:
 
 def test_a_command_fails_at_once_because_a_person_waits_for_it() -> None:
     tries: list[int] = []
-    result = dg.materialize([failing([TRANSIENT["memory"]], tries)], tags={failures.COMMAND_TAG: "build"}, raise_on_error=False)
+    result = dg.materialize([failing([TRANSIENT["memory"]], tries)], tags={retries.COMMAND_TAG: "build"}, raise_on_error=False)
     assert not result.success
     assert tries == [0]
-    assert set(COMMAND_TAGS) == {failures.COMMAND_TAG}
+    assert set(COMMAND_TAGS) == {retries.COMMAND_TAG}
 
 
 def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:
@@ -171,7 +147,7 @@ def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:
         name: str
 
     @dg.asset
-    @failures.tried_again_if_transient
+    @retries.tried_again_if_transient
     def stage(context: dg.AssetExecutionContext, place: Place) -> dg.MaterializeResult[None]:
         """What it does."""
         return dg.MaterializeResult(metadata={"place": place.name})
@@ -182,7 +158,7 @@ def test_the_decorator_hides_nothing_of_an_asset_from_dagster() -> None:
 
 
 def test_a_stage_that_waits_holds_no_slot(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "WAITS", (2.0,))
+    monkeypatch.setattr(retries, "WAITS", (2.0,))
     instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
     tries: list[int] = []
     run = threading.Thread(
@@ -205,7 +181,7 @@ def test_a_stage_that_waits_holds_no_slot(instance: dg.DagsterInstance, monkeypa
 
 def step_that_waits(file: str) -> None:
     """What a step's process does, as the test below starts it."""
-    failures._end_with_run()
+    retries._end_with_run()
     Path(file).write_text(str(os.getpid()))
     time.sleep(600)
 
@@ -240,112 +216,3 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
-
-
-# Alerts
-
-
-class Webhook(BaseHTTPRequestHandler):
-    """Answers with the status that the path names, after noting what was posted."""
-
-    posted: list[dict[str, str]]
-
-    def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.posted.append(json.loads(content))
-        if self.path.startswith("/slow"):
-            time.sleep(1)
-        self.send_response(int(self.path.rsplit("/", 1)[1]))
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextmanager
-def webhook(path: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The address of a webhook, and what it will have been sent."""
-    handler = type("Handler", (Webhook,), {"posted": []})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/{path}", handler.posted
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def failed_run(instance: dg.DagsterInstance, tags: dict[str, str] | None = None) -> dg.RunFailureSensorContext:
-    """What the sensor is called with when bad input has ended a run."""
-    result = dg.materialize([failing([PERMANENT["input"]] * 2, [])], instance=instance, raise_on_error=False, tags=tags)
-    context = dg.build_run_status_sensor_context(
-        sensor_name="failure_alerts",
-        dagster_event=result.get_run_failure_event(),
-        dagster_instance=instance,
-        dagster_run=result.dagster_run,
-    )
-    return context.for_run_failure()
-
-
-def test_a_failed_run_is_told(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(WEBSERVER_VARIABLE, "https://dagster.example/")
-    tags = {"dagster/asset_partition_range_start": "a|00", "dagster/asset_partition_range_end": "a|03"}
-    context = failed_run(instance, tags)
-    with webhook("secret/200") as (address, posted):
-        monkeypatch.setenv(WEBHOOK_VARIABLE, address)
-        failure_alert_sensor()(context)
-    run = context.dagster_run.run_id
-    link = f"https://dagster.example/runs/{run}"
-    assert posted == [
-        {
-            "text": f"GLUScope: tiny/stage (a|00 to a|03) failed: the study has no such layer; choose another. {link}",
-            "study": "tiny",
-            "run": run,
-            "asset": "tiny/stage",
-            "partition": "a|00 to a|03",
-            "error": "the study has no such layer; choose another.",
-            "link": link,
-        }
-    ]
-
-
-def test_a_killed_run_is_told(instance: dg.DagsterInstance) -> None:
-    """No step has failed: only the run's own event says why it ended."""
-    run = dg.materialize([failing([], [])], instance=instance).dagster_run
-    event = instance.report_run_failed(run, "Run worker was killed.\nExit code -9")
-    context = dg.build_run_status_sensor_context("failure_alerts", event, instance, run).for_run_failure()
-    alert = failures.alert_of(context)
-    assert (alert["asset"], alert["partition"], alert["error"]) == (None, None, "Run worker was killed.")
-
-
-@pytest.mark.parametrize("path", ["secret/500", "secret/404", "slow/secret/200", "unreachable"])
-def test_an_alert_that_fails_says_so_and_never_shows_the_address(
-    path: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(failures, "ALERT_SECONDS", 0.2)
-    context = failed_run(instance)
-    with webhook(path) as (address, _):
-        monkeypatch.setenv(WEBHOOK_VARIABLE, "http://127.0.0.1:1/secret" if path == "unreachable" else address)
-        with pytest.raises(RuntimeError, match="did not take the alert") as raised:
-            failures.post_alert(failures.alert_of(context))
-    text = io.StringIO()
-    traceback.print_exception(raised.value, file=text)
-    assert "secret" not in text.getvalue()
-    assert "127.0.0.1" not in text.getvalue()
-
-
-@pytest.mark.parametrize("address", ["file:///secret", "hooks.example/secret", "http://[secret", "https://host:secret/"])
-def test_an_address_that_is_none_is_not_shown(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(WEBHOOK_VARIABLE, address)
-    with pytest.raises((InputError, RuntimeError)) as raised:
-        failures.post_alert({})
-    assert "secret" not in "".join(traceback.format_exception(raised.value))
-
-
-def test_the_sensor_is_stopped_where_there_is_no_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(WEBHOOK_VARIABLE, raising=False)
-    assert failure_alert_sensor().default_status == dg.DefaultSensorStatus.STOPPED
-    monkeypatch.setenv(WEBHOOK_VARIABLE, "https://hooks.example/secret")
-    assert failure_alert_sensor().default_status == dg.DefaultSensorStatus.RUNNING
-    assert "secret" not in str(vars(failure_alert_sensor()))
