@@ -8,16 +8,21 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from gluscope_assets.assets.activation_shards import build_activation_shards, build_quadrant_aggregates
-from gluscope_assets.assets.neuron_pages import build_neuron_pages, build_published_site, build_site
-from gluscope_assets.assets.neuron_weights import build_model_checkpoint, build_neuron_weights
-from gluscope_assets.assets.tokenized_corpus import build_corpus_source, build_tokenized_corpus
+from gluscope_assets.assets.activation_shards import build_activation_shards
+from gluscope_assets.assets.corpus_source import build_corpus_source
+from gluscope_assets.assets.model_checkpoint import build_model_checkpoint
+from gluscope_assets.assets.neuron_pages import build_neuron_pages
+from gluscope_assets.assets.neuron_weights import build_neuron_weights
+from gluscope_assets.assets.published_site import build_published_site
+from gluscope_assets.assets.quadrant_aggregates import build_quadrant_aggregates
+from gluscope_assets.assets.site import build_site
+from gluscope_assets.assets.tokenized_corpus import build_tokenized_corpus
 from gluscope_assets.core.paths import StudyFolder, default_home
+from gluscope_assets.orchestration.alerts import failure_alert_sensor
 from gluscope_assets.orchestration.automation import automation_sensors
 from gluscope_assets.orchestration.checks import build_checks
 from gluscope_assets.orchestration.jobs import publish_job
 from gluscope_assets.orchestration.resources import Device, ProgressDisplay, Storage
-from gluscope_assets.orchestration.retries import failure_alert_sensor
 from gluscope_assets.orchestration.sensors import corpus_schedule, missing_schedule, new_checkpoints_sensor
 from gluscope_assets.study.registry import with_registry
 from gluscope_assets.study.study import Study, find_studies

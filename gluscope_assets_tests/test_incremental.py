@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.pages import templates
 from gluscope_assets.core.pages.layer_pages import LayerPages
 from gluscope_assets.definitions import build_defs
-from gluscope_assets.study import fingerprints as versions
-from gluscope_assets.study.fingerprints import recorded_fingerprint
+from gluscope_assets.study.fingerprints import STAGES, recorded_fingerprint
 from gluscope_assets_tests.commands.test_build import change
 from gluscope_assets_tests.conftest import Workplace
 from gluscope_assets_tests.support.tiny import LAYERS, WIDTH, write_checkpoint, write_tokenizer
@@ -119,8 +118,8 @@ def another_selection(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
 
 
 def another_statistic(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:
-    number, parts = versions.STAGES["quadrant_aggregates"]
-    patch.setitem(versions.STAGES, "quadrant_aggregates", (f"{number}-next", parts))
+    stage = STAGES["quadrant_aggregates"]
+    patch.setitem(STAGES, "quadrant_aggregates", replace(stage, number=f"{stage.number}-next"))
 
 
 def another_page_template(tiny: Workplace, patch: pytest.MonkeyPatch) -> None:

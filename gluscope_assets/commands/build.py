@@ -12,7 +12,6 @@ from typing import Annotated
 import dagster as dg
 from cyclopts import Parameter
 
-from gluscope_assets.assets.neuron_weights import checkpoint_event
 from gluscope_assets.commands.arguments import StudyName, named_checkpoints, named_layers, named_study
 from gluscope_assets.commands.instance import only_build, open_instance, retire_dead_runs, run_job
 from gluscope_assets.commands.plan import LayerRun, Plan, Planner
@@ -24,6 +23,7 @@ from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.jobs import observe_corpus_job
 from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, checkpoint_partitions, partition_key
+from gluscope_assets.orchestration.records import checkpoint_event
 from gluscope_assets.orchestration.resources import ProgressDisplay
 from gluscope_assets.study.registry import look_for_checkpoints, with_registry
 from gluscope_assets.study.study import Study, load_study

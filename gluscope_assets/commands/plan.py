@@ -15,7 +15,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
 from gluscope_assets.core.paths import AGGREGATE_FILES, MANIFEST, StudyFolder
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
-from gluscope_assets.study.fingerprints import DATA_VERSION_TAG, fingerprint, layers_behind, page_inputs, rendered_fingerprints
+from gluscope_assets.orchestration.records import DATA_VERSION_TAG
+from gluscope_assets.study.fingerprints import fingerprint, layers_behind, page_inputs, rendered_fingerprints
 from gluscope_assets.study.study import Study
 
 LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")

@@ -1,9 +1,10 @@
-"""What assets report to Dagster: their common attributes, column schemas, sample rows.
+"""What assets report to Dagster and read back from it: attributes, metadata, column schemas, sample rows, records of runs.
 
-Numbers are taken from files and reports; nothing is computed that is stored.
+Numbers are taken from files and reports; nothing is computed that is stored. The loop over the checkpoints and layers of a run
+is here, once for all stages.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,93 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.files import hash_of
-from gluscope_assets.core.quadrants import QUADRANTS
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.reports import StageReport, size_of
 from gluscope_assets.core.serve.server import HOST, PORT
-from gluscope_assets.study.fingerprints import code_version
+from gluscope_assets.orchestration.partitions import by_checkpoint, partition_key
+from gluscope_assets.orchestration.resources import Pace, ProgressDisplay, Storage
+from gluscope_assets.study.batch import LayerBatch
+from gluscope_assets.study.fingerprints import batch_of, code_version
+from gluscope_assets.study.measurement import RecordedShards
+from gluscope_assets.study.registry import checkpoint_of
 from gluscope_assets.study.study import Study
 
 OWNERS = ["team:gluscope"]
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+RECORDS_AT_ONCE = 1000
+
+Make = Callable[[LayerBatch, Pace], Iterator[tuple[int, StageReport]]]
+"""Makes a stage of some layers of one checkpoint, telling how far it is, and gives a report of each."""
+
+
+def make_layers(
+    context: dg.AssetExecutionContext, study: Study, storage: Storage, progress: ProgressDisplay, unit: str, make: Make
+) -> dg.MaterializeResult[None]:
+    """Make a stage of the layers that a run is about, checkpoint by checkpoint, and record what is said of each."""
+    stage, fingerprints = context.asset_key.path[-1], set[str]()
+    for key, layers in by_checkpoint(context.partition_keys).items():
+        batch = batch_of(study, storage.of(study), checkpoint_of(study, key), stage, layers)
+        with progress.show(context, f"{batch.checkpoint.name}: {stage.split('_')[1]}", unit) as show:
+            for layer, report in make(batch, show):
+                metadata = metadata_of(batch.provenance[layer], report, show)
+                context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
+                fingerprints.add(str(batch.provenance[layer]["fingerprint"]))
+    return dg.MaterializeResult(data_version=data_version(fingerprints))
+
+
+def metadata_of(footer: Mapping[str, object], report: StageReport, pace: Pace | None = None) -> dict[str, Any]:
+    """A report as Dagster shows it, with the provenance that its files have and how fast they were made."""
+    inputs = footer["inputs"]
+    assert isinstance(inputs, dict)
+    metadata: dict[str, Any] = {
+        "fingerprint": str(footer["fingerprint"]),
+        "made from": dg.MetadataValue.json(inputs),
+        **(pace.metadata() if pace else {}),
+        **{name: dg.MetadataValue.path(value) if isinstance(value, Path) else value for name, value in report.metadata.items()},
+    }
+    if report.table is not None:
+        metadata["dagster/row_count"] = pq.read_metadata(report.table).num_rows
+        metadata["dagster/column_schema"] = column_schema(report.table)
+    if report.table is not None and report.shown:
+        metadata["rows"] = sample_rows(report.table, report.shown)
+    if report.pages:
+        metadata["links"] = page_links(report.pages)
+    return metadata
+
+
+def checkpoint_event(study: Study, checkpoint: Checkpoint) -> dg.AssetMaterialization:
+    """The event that says which weights a checkpoint's partition stands for."""
+    options = next(options for options in study.model.checkpoints if options.name == checkpoint.name)
+    return dg.AssetMaterialization(
+        asset_key=[study.name, "model_checkpoint"],
+        partition=checkpoint.key,
+        tags={DATA_VERSION_TAG: checkpoint.weights_hash},
+        metadata={
+            "weights_hash": checkpoint.weights_hash,
+            "revision": options.revision or checkpoint.name,
+            "source": options.repository or str(options.path),
+            # Those of a repository may not be here yet.
+            **({"bytes": size_of(options.path)} if options.path is not None else {}),
+        },
+    )
+
+
+def recorded_shards(study: Study, instance: dg.DagsterInstance) -> Iterator[RecordedShards]:
+    """What the instance recorded of every collection of the study's shards, the latest first."""
+    records_filter, cursor = dg.AssetRecordsFilter(dg.AssetKey([study.name, "activation_shards"])), None
+    while True:
+        batch = instance.fetch_materializations(records_filter, limit=RECORDS_AT_ONCE, cursor=cursor)
+        for record in batch.records:
+            event = record.asset_materialization
+            if event is not None and record.partition_key is not None:
+                ((key, (layer,)),) = by_checkpoint([record.partition_key]).items()
+                metadata = {name: value.value for name, value in event.metadata.items()}
+                yield RecordedShards(key, layer, record.run_id, record.timestamp, metadata)
+        if not batch.has_more:
+            return
+        cursor = batch.cursor
 
 
 def attributes(study: Study, stage: str, group: str, kinds: set[str]) -> dict[str, Any]:
@@ -35,13 +117,6 @@ def data_version(fingerprints: Iterable[object]) -> dg.DataVersion:
     """The data version of a run: its fingerprint, or a hash of them where the run is about several checkpoints."""
     distinct = sorted({str(fingerprint) for fingerprint in fingerprints})
     return dg.DataVersion(distinct[0] if len(distinct) == 1 else hash_of(*distinct)[:32])
-
-
-def made_from(footer: Mapping[str, object]) -> dg.JsonMetadataValue:
-    """The fingerprints of what a stage read, by name, from the provenance in its files."""
-    inputs = footer["inputs"]
-    assert isinstance(inputs, dict)
-    return dg.MetadataValue.json(inputs)
 
 
 def column_schema(path: Path) -> dg.TableSchema:
@@ -103,16 +178,6 @@ def sample_rows(path: Path, columns: Sequence[str], rows: int = 5) -> dg.Markdow
         tbl_width_chars=400,
     ):
         return dg.MetadataValue.md(str(frame))
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-
-
-def quadrant_shares(shares: Sequence[float]) -> dict[str, float]:
-    """The share of counted positions in each quadrant as metadata that Dagster plots across partitions."""
-    return {f"share of {quadrant}": float(share) for quadrant, share in zip(QUADRANTS, shares, strict=True)}
 
 
 def page_links(pages: Iterable[str]) -> dg.MarkdownMetadataValue:

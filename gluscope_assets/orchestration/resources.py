@@ -61,6 +61,9 @@ class ProgressDisplay(dg.ConfigurableResource["ProgressDisplay"]):
             with progress_bars(Console(stderr=True)) as bars:
                 task = bars.add_task(label, total=None, unit=unit)
                 yield Pace(unit, lambda done, total: bars.update(task, completed=done, total=total))
+                if bars.tasks[task].total is None:
+                    # There was nothing to do.
+                    bars.remove_task(task)
         elif self.style == "lines":
             yield Pace(unit, ProgressLines(label, unit, lambda line: print(line, file=sys.stderr, flush=True), interval=5.0))
         else:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from gluscope_assets.assets.neuron_weights import checkpoint_event
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.orchestration.jobs import build_missing_job, observe_corpus_job
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, layer_partitions
+from gluscope_assets.orchestration.records import checkpoint_event
 from gluscope_assets.study.fingerprints import outdated_pages
 from gluscope_assets.study.registry import look_for_checkpoints, read_registry, with_registry
 from gluscope_assets.study.sources import built_checkpoints

@@ -1,54 +1,86 @@
 """When two results of a stage are the same: code versions, fingerprints, provenance.
 
-A stage's code version is a number raised by hand whenever its code changes what it writes, together with a hash of exactly
-the options that it depends on. A fingerprint adds the fingerprints of what the stage read: two results with one fingerprint
-hold the same content. Dagster shows it as the data version. It is also kept for each partition and in each file's footer,
-because a run over several partitions has one data version only. What to run because of it is decided in `plan.py`.
+A stage's code version has two parts. The second is a hash of exactly the options that it depends on. The first follows from
+the code that makes its results (`closure`) where making them again is cheap, as of pages and the site. Where it is not, it is
+a number that is raised by hand when the code changes what it writes, with the code's hash recorded beside it: a test compares
+them, so that nobody changes the code without deciding. A fingerprint adds the fingerprints of what the stage read: two results
+with one fingerprint hold the same content. Dagster shows it as the data version. It is also kept for each partition and in
+each file's footer, because a run over several partitions has one data version only. What to run because of it is decided in
+`commands/plan.py`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from gluscope_assets.core.collect.shards import read_record
 from gluscope_assets.core.files import hash_of, read_provenance
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.options import PageSelection, TopNeurons
-from gluscope_assets.core.pages.templates import page_version, site_version
-from gluscope_assets.core.paths import StudyFolder, layer_name
-from gluscope_assets.orchestration.partitions import partition_key
+from gluscope_assets.core.pages import templates
+from gluscope_assets.core.paths import StudyFolder, layer_name, site_files
+from gluscope_assets.study.batch import LayerBatch
+from gluscope_assets.study.closure import PACKAGE, ROOT, import_closure, templates_of, version_of
 from gluscope_assets.study.study import Study
 
-DATA_VERSION_TAG = "dagster/data_version"
 
-Parts = Callable[[Study], tuple[object, ...]]
+@dataclass(frozen=True)
+class Stage:
+    """What decides a stage's code version."""
 
-STAGES: Mapping[str, tuple[str, Parts]] = {
+    options: Callable[[Study], tuple[object, ...]]
+    """What it depends on of a study beside its inputs."""
+    number: str | None = None
+    """Raised by hand whenever its code changes what it writes; absent where the version follows from the code."""
+    recorded: str = ""
+    """The first digits of `code_hash` when somebody last decided about the number."""
+    all_templates: bool = False
+    """Whether every template and static file is copied or filled, not only those that its code names."""
+
+
+STAGES: dict[str, Stage] = {
     # Where the corpus lies does not matter: the version of its content is an input of this stage.
-    "tokenized_corpus": ("1", lambda study: (study.corpus.model_dump(exclude={"path"}),)),
-    "neuron_weights": ("2", lambda study: (study.model.stack,)),
-    "activation_shards": ("3", lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump())),
-    "quadrant_aggregates": ("3", lambda study: ()),
-    "neuron_pages": ("1", lambda study: (page_version(), study.title, study.model.name, study.site.view)),
-    "site": (
-        "1",
-        lambda study: (
-            site_version(),
-            study.title,
-            study.description,
-            study.model.name,
-            study.site.view,
-            study.site.dataset_license,
-        ),
+    "tokenized_corpus": Stage(lambda study: (study.corpus.model_dump(exclude={"path"}),), "1", "?"),
+    "neuron_weights": Stage(lambda study: (study.model.stack,), "2", "?"),
+    "activation_shards": Stage(lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump()), "3", "?"),
+    "quadrant_aggregates": Stage(lambda study: (), "3", "?"),
+    "neuron_pages": Stage(lambda study: (study.title, study.model.name, study.site.view)),
+    "site": Stage(
+        lambda study: (study.title, study.description, study.model.name, study.site.view, study.site.dataset_license),
+        all_templates=True,
     ),
-    "published_site": ("1", lambda study: ()),
+    "published_site": Stage(lambda study: (), "1", "?"),
 }
-"""Of each stage: the number raised by hand, and what it depends on beside its inputs."""
+
+HASH_SHOWN = 12
+"""Digits of the hashes in a code version, and of a recorded one."""
+
+
+def code_of(stage: str, root: Path = ROOT) -> tuple[Path, ...]:
+    """The files that decide what a stage makes: its module's import closure, and the templates and static files it uses."""
+    files = import_closure(f"{PACKAGE}.study.stages.{stage}", root)
+    folder = templates.template_folder()
+    return (*files, *(sorted(site_files(folder)) if STAGES[stage].all_templates else templates_of(files)))
+
+
+def code_hash(stage: str, root: Path = ROOT) -> str:
+    """The hash of `code_of` a stage."""
+    return version_of(code_of(stage, root), root)[:HASH_SHOWN]
+
+
+@cache
+def _hash_of_running_code(stage: str, template_folder: Path) -> str:
+    # What runs was loaded once, and a plan asks for every layer.
+    return code_hash(stage)
 
 
 def code_version(study: Study, stage: str) -> str:
-    """The code version of a stage, such as `1.3f9c2a70b1d4`."""
-    number, parts = STAGES[stage]
-    return f"{number}.{hash_of(*parts(study))[:12]}"
+    """The code version of a stage, such as `3.3f9c2a70b1d4`; first comes its number, or the hash of its code."""
+    declared = STAGES[stage]
+    code = declared.number or _hash_of_running_code(stage, templates.template_folder())
+    return f"{code}.{hash_of(*declared.options(study))[:HASH_SHOWN]}"
 
 
 def fingerprint(study: Study, stage: str, inputs: Mapping[str, object]) -> str:
@@ -75,6 +107,33 @@ def provenance(
 def recorded_fingerprint(path: Path) -> str:
     """The fingerprint in the footer of a file."""
     return str(read_provenance(path)["fingerprint"])
+
+
+def partition_name(checkpoint_key: str, layer: int) -> str:
+    """One layer of one checkpoint, as Dagster writes its partition's key."""
+    return f"{checkpoint_key}|{layer_name(layer)}"
+
+
+# What layers are made from
+
+
+def batch_of(study: Study, folder: StudyFolder, checkpoint: Checkpoint, stage: str, layers: Sequence[int]) -> LayerBatch:
+    """Layers to make a stage of, with the provenance of what is made. InputError if what they are made from is not there."""
+    inputs = {layer: layer_inputs(study, folder, checkpoint, stage, layer) for layer in layers}
+    footers = {layer: provenance(study, stage, of_layer, checkpoint) for layer, of_layer in inputs.items()}
+    return LayerBatch(study, folder, checkpoint, footers, fingerprint(study, stage, {"weights": checkpoint.weights_hash}))
+
+
+def layer_inputs(study: Study, folder: StudyFolder, checkpoint: Checkpoint, stage: str, layer: int) -> dict[str, object]:
+    """The fingerprints of what a stage reads of one layer as it lies there, by name."""
+    if stage == "neuron_weights":
+        return {"weights": checkpoint.weights_hash}
+    if stage == "quadrant_aggregates":
+        return {"activation_shards": read_record(folder.layer_shards(checkpoint.key, layer)).fingerprint}
+    corpus = recorded_fingerprint(folder.corpus)
+    if stage == "activation_shards":
+        return {"tokenized_corpus": corpus, "weights": checkpoint.weights_hash}
+    return page_inputs(study, checkpoint, layer, corpus, tables_behind(study, folder, checkpoint, layer))
 
 
 def page_inputs(
@@ -136,21 +195,20 @@ def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, lay
 
 
 def outdated_pages(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """The partition keys of the pages that are there and would be others now, by their fingerprints.
+    """The `partition_name`s of the pages that are there and would be others now, by their fingerprints.
 
     The graph does not tell: which neurons get pages also depends on which checkpoint is the last.
     """
-    found = []
+    outdated = []
     for checkpoint in checkpoints:
+        rendered = rendered_fingerprints(study, folder, [checkpoint])
         for layer in study.model.layer_numbers:
-            report = folder.page_report(checkpoint.key, layer)
-            if not report.is_file():
-                continue
-            corpus, tables = recorded_fingerprint(folder.corpus), tables_behind(study, folder, checkpoint, layer)
-            expected = fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, layer, corpus, tables))
-            if json.loads(report.read_text())["fingerprint"] != expected:
-                found.append(str(partition_key(checkpoint.key, layer)))
-    return found
+            name = partition_name(checkpoint.key, layer)
+            if name in rendered:
+                inputs = layer_inputs(study, folder, checkpoint, "neuron_pages", layer)
+                if rendered[name] != fingerprint(study, "neuron_pages", inputs):
+                    outdated.append(name)
+    return outdated
 
 
 def _selections(study: Study, checkpoint_name: str, layer: int) -> list[PageSelection]:
@@ -166,11 +224,10 @@ def _ranked_together(study: Study, selection: PageSelection, layer: int) -> list
 
 
 def rendered_fingerprints(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> dict[str, str]:
-    """The fingerprints of the pages that lie in the site, by partition key: what the site is made from."""
-    found = {}
-    for checkpoint in checkpoints:
-        for layer in study.model.layer_numbers:
-            report = folder.page_report(checkpoint.key, layer)
-            if report.is_file():
-                found[str(partition_key(checkpoint.key, layer))] = str(json.loads(report.read_text())["fingerprint"])
-    return found
+    """The fingerprints of the pages that lie in the site, by `partition_name`: what the site is made from."""
+    reports = {
+        partition_name(checkpoint.key, layer): folder.page_report(checkpoint.key, layer)
+        for checkpoint in checkpoints
+        for layer in study.model.layer_numbers
+    }
+    return {name: str(json.loads(path.read_text())["fingerprint"]) for name, path in reports.items() if path.is_file()}

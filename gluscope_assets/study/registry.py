@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing
-from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.discovery import find_candidates, weights_hash
 from gluscope_assets.core.options import CheckpointOptions, Options
 from gluscope_assets.core.paths import StudyFolder
@@ -81,6 +81,11 @@ def read_registry(folder: StudyFolder) -> Registry:
         raise InputError(f"{folder.registry} is damaged; delete it, and the checkpoints are looked for again.") from error
 
 
+def retired_keys(folder: StudyFolder) -> list[str]:
+    """The keys of the checkpoints that are no longer on the site."""
+    return [checkpoint.key for checkpoint in read_registry(folder).found if checkpoint.retired]
+
+
 def with_registry(study: Study, folder: StudyFolder) -> Study:
     """The study with the checkpoints that were found and are not retired after those that it lists."""
     if study.model.discover is None:
@@ -94,6 +99,19 @@ def with_registry(study: Study, folder: StudyFolder) -> Study:
     ]
     model = study.model.model_copy(update={"checkpoints": (*listed, *found)})
     return study.model_copy(update={"model": model})
+
+
+def checkpoint_of(study: Study, checkpoint_key: str) -> Checkpoint:
+    """The checkpoint that a partition key stands for. InputError if the study has no such weights any more."""
+    for options in study.model.checkpoints:
+        if checkpoint_key.startswith(f"{options.name}-"):
+            checkpoint = resolve_checkpoint(options)
+            if checkpoint.key == checkpoint_key:
+                return checkpoint
+    raise InputError(
+        f"{study.file} has no checkpoint with the weights of {checkpoint_key}; "
+        f"name them in model.checkpoints or choose another partition."
+    )
 
 
 def look_for_checkpoints(study: Study, folder: StudyFolder) -> Look:

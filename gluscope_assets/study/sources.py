@@ -71,6 +71,12 @@ def built_checkpoints(study: Study, folder: StudyFolder) -> list[Checkpoint]:
     return found
 
 
+def rendered_tables(study: Study, folder: StudyFolder, checkpoint: Checkpoint) -> list[LayerTables]:
+    """The tables of the layers that pages were rendered from: what a site is made from is told by its pages' fingerprints."""
+    every = (folder.tables(checkpoint.key, layer) for layer in study.model.layer_numbers)
+    return [tables for tables in every if tables.are_there and folder.page_report(checkpoint.key, tables.layer).is_file()]
+
+
 def all_sources(study: Study, folder: StudyFolder) -> list[LayerSource]:
     """What the pages of every layer that has tables are made from, in the order of checkpoints and layers."""
     checkpoints = built_checkpoints(study, folder)

@@ -12,11 +12,15 @@ import polars as pl
 import pytest
 import yaml
 
-from gluscope_assets.assets.neuron_pages import recorded_passes, site_measurement, site_overview, site_tables
+from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.core.site.overview import Measurement, Overview, overview_of
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.records import recorded_shards
+from gluscope_assets.study.measurement import measurement_of, passes_of
+from gluscope_assets.study.sources import rendered_tables
 from gluscope_assets_tests.conftest import Workplace
 
 LAYER_STAGES = {"neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages"}
@@ -33,6 +37,23 @@ def change(workplace: Workplace, **parts: dict[str, object]) -> None:
 def keys(workplace: Workplace) -> list[str]:
     """The partition keys of the study's checkpoints."""
     return [resolve_checkpoint(options).key for options in workplace.study.model.checkpoints]
+
+
+def overview(workplace: Workplace) -> Overview:
+    """The numbers that the index draws."""
+    study, folder = workplace.study, workplace.folder
+    checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
+    return overview_of([(checkpoint.key, rendered_tables(study, folder, checkpoint)) for checkpoint in checkpoints])
+
+
+def measurement(workplace: Workplace) -> Measurement:
+    """What the index says was measured."""
+    study, folder = workplace.study, workplace.folder
+    checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
+    measured = [(checkpoint, rendered_tables(study, folder, checkpoint)) for checkpoint in checkpoints]
+    with workplace.instance as instance:
+        records = list(recorded_shards(study, instance))
+    return measurement_of(study, TokenizedCorpus.open(folder.corpus), measured, records)
 
 
 def test_the_whole_chain_materializes(built_tiny: Workplace) -> None:
@@ -109,29 +130,26 @@ def test_the_index_shows_the_correlations_of_the_last_checkpoint(built_tiny: Wor
 
 
 def test_the_finding_is_of_the_last_checkpoint_that_has_data(tiny: Workplace) -> None:
-    checkpoints = [resolve_checkpoint(options) for options in tiny.study.model.checkpoints]
     first, second = keys(tiny)
     (tiny.folder.aggregate(second, 0) / "statistics.parquet").unlink()
-    finding = site_overview(tiny.study, tiny.folder, checkpoints).finding
+    finding = overview(tiny).finding
     assert finding is not None
     assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (second, [1])
     tiny.folder.weights(second, 1).unlink()
-    finding = site_overview(tiny.study, tiny.folder, checkpoints).finding
+    finding = overview(tiny).finding
     assert finding is not None
     assert (finding.checkpoint, [layer.layer for layer in finding.layers]) == (first, [0, 1])
     for layer in range(2):
         tiny.folder.page_report(first, layer).unlink()
-    assert site_overview(tiny.study, tiny.folder, checkpoints).finding is None
+    assert overview(tiny).finding is None
 
 
 def test_the_index_says_what_measuring_cost_and_with_which_versions(built_tiny: Workplace) -> None:
     checkpoints = [resolve_checkpoint(options) for options in built_tiny.study.model.checkpoints]
-    with built_tiny.instance as instance:
-        measurement = site_measurement(built_tiny.study, built_tiny.folder, checkpoints, instance)
-        again = site_measurement(built_tiny.study, built_tiny.folder, checkpoints, instance)
-    assert measurement == again
+    measured = measurement(built_tiny)
+    assert measured == measurement(built_tiny)
     index = (built_tiny.folder.site / "index.html").read_text()
-    for checkpoint, found in zip(checkpoints, measurement.checkpoints, strict=True):
+    for checkpoint, found in zip(checkpoints, measured.checkpoints, strict=True):
         (ran,) = found.passes
         assert ran.layers == (0, 1)
         assert ran.tokens
@@ -142,13 +160,13 @@ def test_the_index_says_what_measuring_cost_and_with_which_versions(built_tiny: 
         assert found.weights_hash == checkpoint.weights_hash
         assert ran.date in index
         assert found.weights_hash in index
-    assert measurement.corpus_hash in index
+    assert measured.corpus_hash in index
 
 
 def test_a_pass_is_that_of_the_shards_behind_the_tables(built_tiny: Workplace) -> None:
     study, folder = built_tiny.study, built_tiny.folder
     checkpoint = resolve_checkpoint(study.model.checkpoints[0])
-    tables = site_tables(study, folder, checkpoint)
+    tables = rendered_tables(study, folder, checkpoint)
     shards = {layer.layer: read_provenance(layer.statistics)["inputs"] for layer in tables}
 
     def record(layer: int, tokens: int, fingerprint: object) -> dg.AssetMaterialization:
@@ -159,14 +177,14 @@ def test_a_pass_is_that_of_the_shards_behind_the_tables(built_tiny: Workplace) -
         )
 
     with dg.DagsterInstance.ephemeral() as instance:
-        assert recorded_passes(study, checkpoint, tables, instance) == ()
+        assert passes_of(checkpoint.key, tables, recorded_shards(study, instance)) == ()
         for layer in (0, 1):
             instance.report_runless_asset_event(record(layer, 700, shards[layer]["activation_shards"]))  # type: ignore[index]
             # Later ones that forwarded nothing, because all shards were there, or measured something else.
             instance.report_runless_asset_event(record(layer, 0, shards[layer]["activation_shards"]))  # type: ignore[index]
             instance.report_runless_asset_event(record(layer, 900, "another"))
-        (ran,) = recorded_passes(study, checkpoint, tables, instance)
-        assert recorded_passes(study, checkpoint, [], instance) == ()
+        (ran,) = passes_of(checkpoint.key, tables, recorded_shards(study, instance))
+        assert passes_of(checkpoint.key, [], recorded_shards(study, instance)) == ()
     assert (ran.layers, ran.tokens, ran.seconds) == ((0, 1), 700, 2)
     assert (ran.device, ran.dtype, ran.software) == (None, None, ())
 

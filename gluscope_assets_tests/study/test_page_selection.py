@@ -149,7 +149,7 @@ def test_pages_of_a_run_that_failed_are_not_taken_for_whole(
         raise InputError("The disk is full.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gluscope_assets.assets.neuron_pages.write_columns", fails)
+        patch.setattr("gluscope_assets.study.stages.neuron_pages.write_columns", fails)
         assert tiny.build() == 2
     assert "The disk is full." in capsys.readouterr().err
     tiny.file.write_text(text)

@@ -8,6 +8,7 @@ data, so that another machine can do it.
 import logging
 import multiprocessing
 import os
+import platform
 import queue
 import time
 import traceback
@@ -16,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from threading import Condition, Lock
 from typing import Any
@@ -25,6 +27,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 
+import gluscope_assets
 from gluscope_assets.core.collect import kernel, shards
 from gluscope_assets.core.collect.forward import Batch, Forward
 from gluscope_assets.core.collect.reduction import LayerState
@@ -100,6 +103,26 @@ class CollectionReport:
     """Bytes of the shards of each layer."""
     frequency: dict[int, list[float]] = field(default_factory=dict)
     """Share of the counted positions routed to them in each quadrant, over the neurons of each layer."""
+    device: str = ""
+    """What it ran on."""
+    dtype: str = ""
+
+    def metadata(self, layer: int) -> dict[str, str | int | float | Path]:
+        """What is said of it and of a layer's shards."""
+        return {
+            "tokens": self.tokens,
+            "texts": self.texts,
+            "tokens per second": self.tokens / self.seconds,
+            "seconds": self.seconds,
+            "shards": self.shards,
+            "shards finished before": self.resumed,
+            "processes": self.workers,
+            "device": self.device,
+            "dtype": self.dtype,
+            **software_versions(),
+            "bytes": self.bytes[layer],
+            **{f"share of {quadrant}": share for quadrant, share in zip(QUADRANTS, self.frequency[layer], strict=True)},
+        }
 
 
 def collect(
@@ -113,6 +136,7 @@ def collect(
     job = Job(collection, devices[0])
     job.check()
     report = CollectionReport(texts=job.corpus.n_texts, shards=job.corpus.n_shards)
+    report.device, report.dtype = device_label(devices), collection.dtype
     began = time.monotonic()
     unfinished = [shard for shard in range(job.corpus.n_shards) if job.unfinished_layers(shard)]
     report.resumed = report.shards - len(unfinished)
@@ -139,6 +163,20 @@ def collect(
         report.bytes[layer] = sum(manifest.bytes for manifest in manifests)
         report.frequency[layer] = [count / cells for count in counts]
     return report
+
+
+def device_label(devices: Sequence[str]) -> str:
+    """What a forward pass runs on, such as `2 × NVIDIA H200` or `CPU with 16 cores`."""
+    if not devices[0].startswith("cuda"):
+        return f"CPU with {os.cpu_count()} cores" if devices[0] == "cpu" else devices[0]
+    name = torch.cuda.get_device_name(devices[0])
+    return name if len(devices) == 1 else f"{len(devices)} × {name}"
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of what computes a forward pass and its reduction, by package."""
+    packages = {name: version(name) for name in ("torch", "transformers", "polars")}
+    return {"gluscope": gluscope_assets.__version__, "python": platform.python_version(), **packages}
 
 
 # Workers

@@ -20,6 +20,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, read_provenance, replacing, replacing_folder, require_file
 from gluscope_assets.core.paths import AGGREGATE_FILES, SHARD_MANIFEST, LayerShards, claim_file
 from gluscope_assets.core.progress import Progress, no_progress
+from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.tables.aggregate import Aggregate, merge_all, read_aggregate, write_aggregate, write_tables
 
 
@@ -189,6 +190,16 @@ class MergeReport:
     shards: int
     shard_bytes: int
     """Bytes of the shards' tables before the merge."""
+
+    def metadata(self) -> dict[str, str | int | float | Path]:
+        """What is said of it."""
+        return {
+            "neurons": self.neurons,
+            "counted tokens": self.positions,
+            "shards merged": self.shards,
+            "bytes of the shards": self.shard_bytes,
+            **{f"share of {quadrant}": share for quadrant, share in zip(QUADRANTS, self.frequency, strict=True)},
+        }
 
 
 def merge_layers(

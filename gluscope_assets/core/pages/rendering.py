@@ -46,6 +46,10 @@ class RenderReport:
     samples: tuple[str, ...]
     """Up to three pages, relative to the site."""
 
+    def metadata(self) -> dict[str, str | int | float | Path]:
+        """What is said of it."""
+        return {"pages": self.pages, "bytes": self.bytes, "largest page": self.largest_bytes}
+
 
 @dataclass(frozen=True)
 class LayerSource(LayerTables):

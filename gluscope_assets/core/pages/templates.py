@@ -1,10 +1,9 @@
-"""The page templates: where they lie, their version, and the environment that fills them.
+"""The page templates: where they lie, and the environment that fills them.
 
 What is filled in belongs to `neuron_page` and `site`.
 """
 
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,30 +13,8 @@ from markupsafe import Markup
 
 import gluscope_assets
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files, hash_of
 from gluscope_assets.core.pages import formats
-from gluscope_assets.core.paths import site_files
 from gluscope_assets.core.quadrants import QUADRANTS
-
-PAGE_TEMPLATES = ("base.html", "layer.html", "neuron.html", "picture.html")
-PAGE_CODE = (
-    "model/activation",
-    "pages/explorer_columns",
-    "pages/density",
-    "pages/distribution",
-    "pages/formats",
-    "pages/layer_pages",
-    "pages/packing",
-    "pages/rendering",
-    "pages/selection",
-    "pages/site_map",
-    "pages/templates",
-    "corpus/decoder",
-)
-"""The templates that neuron pages are filled from, and the modules of this package whose code shapes them."""
-
-SITE_CODE = ("site/figures", "site/gate_finding", "site/overview", "site/overview_figures", "site/site", "pages/strips")
-"""Further modules that shape what surrounds the pages."""
 
 
 def template_folder() -> Path:
@@ -47,23 +24,6 @@ def template_folder() -> Path:
         if (folder / "templates").is_dir():
             return folder
     raise InputError(f"The page templates are missing from {package}; install the package again.")
-
-
-def page_version() -> str:
-    """SHA-256 in hex over what shapes a neuron's page. Style sheets and scripts do not: pages name them and share them."""
-    return _version([template_folder() / "templates" / name for name in PAGE_TEMPLATES], PAGE_CODE)
-
-
-def site_version() -> str:
-    """SHA-256 in hex over all that shapes a site: every template and static file and the code that fills them."""
-    files = sorted(site_files(template_folder()))
-    return _version(files, (*PAGE_CODE, *SITE_CODE))
-
-
-def _version(files: Sequence[Path], modules: Sequence[str]) -> str:
-    code = [Path(__file__).parents[1] / f"{name}.py" for name in modules]
-    names = [str(path.relative_to(template_folder())) for path in files]
-    return hash_of(names, hash_files(*files, *code))
 
 
 @cache

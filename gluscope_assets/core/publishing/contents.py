@@ -60,6 +60,19 @@ class Publication:
     def is_unchanged(self) -> bool:
         return self.previous == self.identity
 
+    def metadata(self) -> dict[str, str | int | float]:
+        """What is said of it."""
+        return {
+            "target": self.target,
+            "publication": self.identity,
+            "previous publication": self.previous or "none",
+            "files": self.files,
+            "bytes": self.bytes,
+            "files uploaded": self.changed,
+            "bytes uploaded": self.changed_bytes,
+            **({"share of the limit": self.bytes / self.limit_bytes} if self.limit_bytes else {}),
+        }
+
 
 def contents_of(site: Path) -> Contents:
     """The files of a built site. InputError if it is none."""
