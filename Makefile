@@ -25,10 +25,11 @@ ui: $(INSTALLED)  ## the Dagster UI over the runs and storage of `make demo`
 serve: $(INSTALLED)  ## serve the demo's site on 127.0.0.1
 	$(BIN)/gluscope serve --study demo
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff, mypy and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## what collecting everything costs over the bare forward pass
 	$(BIN)/python -m gluscope_assets_tests.benchmarks.collection
