@@ -53,7 +53,7 @@ def build_defs(studies: Iterable[Study], resources: Mapping[str, object] | None 
         return dg.Definitions(
             assets=[build(study) for study in studies for build in ASSETS],
             asset_checks=[check for study in studies for check in build_checks(study)],
-            # Those of the schedules come with them.
+            # The schedules bring theirs with them.
             jobs=[publish_job(study) for study in studies],
             sensors=[
                 *(new_checkpoints_sensor(study) for study in studies),

@@ -49,16 +49,16 @@ def open_study(storage: str | Path | None, study: str | Path) -> "OpenedStudy":
     """
     home = default_home() if storage is None else Path(storage)
     if isinstance(study, Path) or study.endswith((".yaml", ".yml")):
-        found = load_study(Path(study))
+        opened = load_study(Path(study))
     else:
-        known = find_studies()
-        if study not in known:
+        studies = find_studies()
+        if study not in studies:
             raise InputError(
-                f"There is no study {study}; give one of {', '.join(sorted(known))}, or a study file, or name its file in "
+                f"There is no study {study}; give one of {', '.join(sorted(studies))}, or a study file, or name its file in "
                 f"${STUDIES_VARIABLE}."
             )
-        found = known[study]
-    return OpenedStudy(found, StudyFolder(home / found.name))
+        opened = studies[study]
+    return OpenedStudy(opened, StudyFolder(home / opened.name))
 
 
 class OpenedStudy:
@@ -69,7 +69,7 @@ class OpenedStudy:
 
     def __init__(self, study: Study, folder: StudyFolder) -> None:
         self.study, self.folder = study, folder
-        self._checkpoints: dict[str, Checkpoint] = {found.key: found for found in built_checkpoints(study, folder)}
+        self._checkpoints: dict[str, Checkpoint] = {built.key: built for built in built_checkpoints(study, folder)}
         if not self._checkpoints:
             raise InputError(
                 f"Nothing is built of the study {study.name} in {folder.root}; run gluscope build --study {study.name}, or "
@@ -95,7 +95,7 @@ class OpenedStudy:
     def examples(
         self, checkpoint: str | None = None, layer: int | None = None, neuron: int | None = None, view: View = "oriented"
     ) -> pl.LazyFrame:
-        """One row an example of all lists, or of those of one layer or neuron, strongest first in each list.
+        """One row an example of all lists, or of the lists of one layer or neuron, strongest first in each list.
 
         Columns: checkpoint, layer, neuron, quadrant, activation (what the list is ranked by), rank (from 1), value (of that
         activation), post, text (its row in the corpus), position (of the peak in the text, in tokens), document, start (of the
@@ -118,8 +118,8 @@ class OpenedStudy:
         cells = pl.struct("text", "start", count=pl.col("token").list.len())
         decoder = _Pieces(self, self._checkpoints[key])
         tokens = cells.map_batches(decoder.of_windows, return_dtype=pl.List(pl.String), is_elementwise=True)
-        places = ["checkpoint", "layer", "neuron", "quadrant", "activation", "rank", "value", "post", "text", "position"]
-        return joined.select(*places, "document", "start", tokens.alias("tokens"), "gate", "in")
+        where = ["checkpoint", "layer", "neuron", "quadrant", "activation", "rank", "value", "post", "text", "position"]
+        return joined.select(*where, "document", "start", tokens.alias("tokens"), "gate", "in")
 
     def neuron(self, checkpoint: str | None, layer: int, neuron: int, view: View = "oriented") -> "Neuron":
         """One neuron with its statistics and examples; a notebook shows it as a table."""
@@ -173,8 +173,8 @@ class OpenedStudy:
     def _key(self, checkpoint: str | None) -> str:
         if checkpoint is None:
             return self.checkpoints[-1]
-        for key, found in self._checkpoints.items():
-            if checkpoint in (key, found.name):
+        for key, built in self._checkpoints.items():
+            if checkpoint in (key, built.name):
                 return key
         raise InputError(
             f"The study {self.study.name} has no checkpoint {checkpoint} that is built; it has {', '.join(self.checkpoints)}."
@@ -296,12 +296,12 @@ class Neuron:
 
     def _repr_html_(self) -> str:
         """A table that needs no style sheet, script or file, and takes its colours from what surrounds it."""
-        known = self.statistics
+        row = self.statistics
         facts = [
             f"<b>layer {self.layer}, neuron {self.neuron}</b> of {html.escape(self.checkpoint)}",
-            f"{html.escape(str(known['class']))}{', atypical' if known['atypical'] else ''}",
+            f"{html.escape(str(row['class']))}{', atypical' if row['atypical'] else ''}",
             *(
-                f"cos({first}, {second}) {format_number(known[f'cos_{first}_{second}'], 2)}"
+                f"cos({first}, {second}) {format_number(row[f'cos_{first}_{second}'], 2)}"
                 for first, second in (("gate", "in"), ("gate", "out"), ("in", "out"))
             ),
             f"{self.view} view",
@@ -325,11 +325,11 @@ class Neuron:
         )
 
     def _row(self, quadrant: str) -> str:
-        known, count = self.statistics, self.statistics[f"{quadrant}_count"]
+        row, count = self.statistics, self.statistics[f"{quadrant}_count"]
         numbers = [
             f"{format_share(self.shares[quadrant])}<br><small>n = {format_count(count)}</small>",
-            *(format_number(known[f"{column(quadrant, activation)}_mean"], 3) for activation in ACTIVATIONS),
-            format_number(known[f"{quadrant}_post_largest"], 3),
+            *(format_number(row[f"{column(quadrant, activation)}_mean"], 3) for activation in ACTIVATIONS),
+            format_number(row[f"{quadrant}_post_largest"], 3),
         ]
         cells = "".join(f'<td style="{CELL}text-align:right;white-space:nowrap">{number}</td>' for number in numbers)
         examples = self.strongest(quadrant).head(SHOWN_EXAMPLES).iter_rows(named=True)

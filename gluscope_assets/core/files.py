@@ -88,9 +88,9 @@ def require_file(path: Path) -> Path:
     return path
 
 
-def hash_of(*parts: object) -> str:
-    """SHA-256 in hex of the JSON form of `parts`: for options and versions."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+def hash_of(*values: object) -> str:
+    """SHA-256 in hex of the JSON form of `values`: for options and versions."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

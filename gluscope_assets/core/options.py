@@ -30,7 +30,7 @@ class CorpusOptions(Options):
     text_tokens: int = Field(default=256, ge=1)
     """Longest text in tokens, its beginning-of-sequence token included. Longer documents give several texts."""
     max_texts: int | None = Field(default=None, ge=1)
-    """Keep so many texts, those with the smallest hash of (document, place in it); all of them if absent."""
+    """Keep so many texts, those with the smallest hash of (document, start in it); all of them if absent."""
     pack_tokens: int = Field(default=4096, ge=1)
     """A pack takes texts in order until it holds at least so many tokens."""
     shard_packs: int = Field(default=512, ge=1)
@@ -51,7 +51,7 @@ class CheckpointOptions(Options):
     """One set of weights: a local folder or a Hub repository at a revision."""
 
     name: Slug
-    """Shown on pages; the first part of the partition key, whose second is the hash of the weights."""
+    """Shown on pages; the partition key is this and a piece of the hash of the weights."""
     path: Path | None = None
     """A folder with config.json and safetensors. Relative paths start at the study file."""
     repository: str | None = None
@@ -260,6 +260,6 @@ class PublishOptions(Options):
 
     @model_validator(mode="after")
     def _one_place(self) -> "PublishOptions":
-        if sum(place is not None for place in (self.folder, self.git, self.bucket, self.hugging_face)) > 1:
+        if sum(target is not None for target in (self.folder, self.git, self.bucket, self.hugging_face)) > 1:
             raise ValueError("give one of folder, git, bucket and hugging_face")
         return self

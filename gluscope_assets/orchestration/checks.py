@@ -58,11 +58,11 @@ def aggregate_checks(study: Study) -> dg.AssetChecksDefinition:
         layers = built_layers(study, folder, context)
         aggregates = [folder.aggregate(key, layer) for key, layer in layers]
         with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
-            all_found = pool.map(lambda aggregate: verify_aggregate(aggregate, corpus, study.collection), aggregates)
-            for (key, _), aggregate, found in zip(layers, aggregates, all_found, strict=True):
-                for name, sentences in found.items():
+            verified = pool.map(lambda aggregate: verify_aggregate(aggregate, corpus, study.collection), aggregates)
+            for (key, _), aggregate, wrong in zip(layers, aggregates, verified, strict=True):
+                for name, sentences in wrong.items():
                     problems[name] += [f"{key}: {sentence}" for sentence in sentences]
-                if any(found.values()):
+                if any(wrong.values()):
                     set_aside(aggregate)
         for name, sentences in problems.items():
             yield _result(asset, name, sentences, len(layers))

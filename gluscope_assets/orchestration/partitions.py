@@ -37,7 +37,7 @@ def by_checkpoint(partition_keys: Iterable[str]) -> dict[str, list[int]]:
     for key in partition_keys:
         checkpoint_key, _, layer = key.rpartition("|")
         layers.setdefault(checkpoint_key, []).append(int(layer))
-    return {checkpoint_key: sorted(found) for checkpoint_key, found in layers.items()}
+    return {checkpoint_key: sorted(of_checkpoint) for checkpoint_key, of_checkpoint in layers.items()}
 
 
 def keys_of_run(study: Study, tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str] | None:

@@ -10,7 +10,7 @@ from gluscope_assets.orchestration.jobs import build_missing_job, observe_corpus
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, layer_partitions
 from gluscope_assets.orchestration.records import checkpoint_event
 from gluscope_assets.study.fingerprints import outdated_pages
-from gluscope_assets.study.registry import look_for_checkpoints, read_registry, with_registry
+from gluscope_assets.study.registry import look_for_checkpoints, read_registry, retired_keys, with_registry
 from gluscope_assets.study.sources import built_checkpoints
 from gluscope_assets.study.study import Study, load_study
 
@@ -19,24 +19,24 @@ MISSING_AT_ONCE = 64
 
 
 def new_checkpoints_sensor(study: Study) -> dg.SensorDefinition:
-    """Adds a partition for each checkpoint of the study that has none, and takes away those of retired ones."""
+    """Adds a partition for each checkpoint of the study that has none, and takes away that of each retired one."""
     partitions = checkpoint_partitions(study)
 
     @dg.sensor(
         name=f"{study.name}_new_checkpoints",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Adds a partition for each new checkpoint of {study.name}, listed or found, once it is complete.",
+        description=f"Adds a partition for each new checkpoint of {study.name}, listed or discovered, once it is complete.",
     )
     def new_checkpoints(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         # The file, not the loaded study: a checkpoint is added by editing it, and the code server keeps running.
         given, folder = load_study(study.file), StudyFolder(default_home() / study.name)
         look = look_for_checkpoints(given, folder)
         current = with_registry(given, folder)
-        known = set(context.instance.get_dynamic_partitions(partitions.name or ""))
-        found = {checkpoint.key: checkpoint for checkpoint in _checkpoints(given, folder)}
-        new = [checkpoint for key, checkpoint in found.items() if key not in known]
-        retired = [one.key for one in read_registry(folder).found if one.retired and one.key in known]
+        present = set(context.instance.get_dynamic_partitions(partitions.name or ""))
+        checkpoints = {checkpoint.key: checkpoint for checkpoint in _checkpoints(given, folder)}
+        new = [checkpoint for key, checkpoint in checkpoints.items() if key not in present]
+        retired = [key for key in retired_keys(folder) if key in present]
         if not new and not retired:
             return dg.SensorResult(skip_reason=f"{look.sentence[0].upper()}{look.sentence[1:]}.")
         context.log.info(f"{study.name}: {look.sentence}.")
@@ -51,10 +51,10 @@ def new_checkpoints_sensor(study: Study) -> dg.SensorDefinition:
 
 
 def _checkpoints(study: Study, folder: StudyFolder) -> Iterator[Checkpoint]:
-    """Those that the study lists, and those found that are not retired, whose weights need not be here."""
+    """The listed ones, and those that have appeared and are not retired, whose weights need not be here."""
     for options in study.model.checkpoints:
         yield resolve_checkpoint(options)
-    for one in read_registry(folder).found:
+    for one in read_registry(folder).appeared:
         if one.same_as is None and not one.retired:
             yield Checkpoint(one.options.name, one.options.path or folder.root, one.weights_hash)
 

@@ -1,4 +1,4 @@
-"""The registry: which checkpoints were found where a study says they appear, and which of them are retired.
+"""The registry: which checkpoints have appeared where a study says they do, and which of them are retired.
 
 A file in the study's folder, because definitions are loaded again for every run and must know the checkpoints without
 looking for them. Looking belongs to `core/model/discovery.py`; who looks when, to `orchestration/sensors.py` and `commands`.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing
@@ -20,8 +20,8 @@ from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.study.study import Study
 
 
-class FoundCheckpoint(Options):
-    """A checkpoint that was found."""
+class AppearedCheckpoint(Options):
+    """A checkpoint that has appeared."""
 
     options: CheckpointOptions
     weights_hash: str
@@ -37,9 +37,9 @@ class FoundCheckpoint(Options):
 
 
 class Registry(Options):
-    """All that were found, in the order of training."""
+    """All that have appeared, in the order of training."""
 
-    found: tuple[FoundCheckpoint, ...] = ()
+    appeared: tuple[AppearedCheckpoint, ...] = Field(default=(), alias="found")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Look:
     added: tuple[str, ...]
     """Names of new checkpoints."""
     same: tuple[tuple[str, str], ...]
-    """(name, the known checkpoint with the same weights) of new ones that cost nothing."""
+    """(name, the earlier checkpoint with the same weights) of new ones that cost nothing."""
     retired: tuple[str, ...]
     unfinished: tuple[str, ...]
     """Still being written."""
@@ -63,16 +63,16 @@ class Look:
     @property
     def sentence(self) -> str:
         """What a person reads of it."""
-        parts = [f"new: {', '.join(self.added)}"] if self.added else []
-        parts += [f"{name} has the weights of {other} and costs nothing" for name, other in self.same]
-        parts += [f"retired: {', '.join(self.retired)}"] if self.retired else []
-        parts += [f"not complete yet: {', '.join(self.unfinished)}"] if self.unfinished else []
-        parts += [f"{self.left} more at the next look"] if self.left else []
-        return "; ".join(parts) or "no new checkpoint"
+        said = [f"new: {', '.join(self.added)}"] if self.added else []
+        said += [f"{name} has the weights of {other} and costs nothing" for name, other in self.same]
+        said += [f"retired: {', '.join(self.retired)}"] if self.retired else []
+        said += [f"not complete yet: {', '.join(self.unfinished)}"] if self.unfinished else []
+        said += [f"{self.left} more at the next look"] if self.left else []
+        return "; ".join(said) or "no new checkpoint"
 
 
 def read_registry(folder: StudyFolder) -> Registry:
-    """The registry of a study; empty if nothing was found yet. InputError if the file is damaged."""
+    """The registry of a study; empty if none has appeared yet. InputError if the file is damaged."""
     if not folder.registry.is_file():
         return Registry()
     try:
@@ -83,21 +83,21 @@ def read_registry(folder: StudyFolder) -> Registry:
 
 def retired_keys(folder: StudyFolder) -> list[str]:
     """The keys of the checkpoints that are no longer on the site."""
-    return [checkpoint.key for checkpoint in read_registry(folder).found if checkpoint.retired]
+    return [checkpoint.key for checkpoint in read_registry(folder).appeared if checkpoint.retired]
 
 
 def with_registry(study: Study, folder: StudyFolder) -> Study:
-    """The study with the checkpoints that were found and are not retired after those that it lists."""
+    """The study with the checkpoints that have appeared and are not retired after the listed ones."""
     if study.model.discover is None:
         return study
     listed = study.model.checkpoints
     names = {checkpoint.name for checkpoint in listed}
-    found = [
+    appeared = [
         one.options
-        for one in read_registry(folder).found
+        for one in read_registry(folder).appeared
         if one.same_as is None and not one.retired and one.options.name not in names
     ]
-    model = study.model.model_copy(update={"checkpoints": (*listed, *found)})
+    model = study.model.model_copy(update={"checkpoints": (*listed, *appeared)})
     return study.model_copy(update={"model": model})
 
 
@@ -119,40 +119,41 @@ def look_for_checkpoints(study: Study, folder: StudyFolder) -> Look:
     discover = study.model.discover
     if discover is None:
         return Look((), (), (), (), 0)
-    known = {one.options.name: one for one in read_registry(folder).found}
+    before = read_registry(folder).appeared
+    by_name = {one.options.name: one for one in before}
     listed = {weights_hash(one): one.name for one in study.model.checkpoints}
-    hashes = listed | {one.weights_hash: name for name, one in known.items() if one.same_as is None}
+    hashes = listed | {one.weights_hash: name for name, one in by_name.items() if one.same_as is None}
     candidates, unfinished = find_candidates(discover)
     names = {one.name for one in study.model.checkpoints}
-    new = [candidate for candidate in candidates if candidate.name not in known and candidate.name not in names]
+    new = [candidate for candidate in candidates if candidate.name not in by_name and candidate.name not in names]
     added, same = [], []
     for candidate in new[: discover.at_once]:
         digest = weights_hash(candidate.options)
         other = hashes.setdefault(digest, candidate.name)
         is_same = other != candidate.name
-        known[candidate.name] = FoundCheckpoint(
+        by_name[candidate.name] = AppearedCheckpoint(
             options=candidate.options, weights_hash=digest, same_as=other if is_same else None
         )
         if is_same:
             same.append((candidate.name, other))
         else:
             added.append(candidate.name)
-    order = {candidate.name: place for place, candidate in enumerate(candidates)}
-    # One whose folder is gone keeps its place before those that are there.
-    ordered = sorted(known.values(), key=lambda one: order.get(one.options.name, -1))
+    order = {candidate.name: number for number, candidate in enumerate(candidates)}
+    # One whose folder is gone stays before all that are there.
+    ordered = sorted(by_name.values(), key=lambda one: order.get(one.options.name, -1))
     settled, retired = _retire(ordered, discover.keep)
-    if settled != read_registry(folder).found:
+    if settled != before:
         with replacing(folder.registry) as temporary:
-            temporary.write_text(json.dumps(Registry(found=settled).model_dump(mode="json"), indent=1) + "\n")
+            temporary.write_text(json.dumps(Registry(found=settled).model_dump(mode="json", by_alias=True), indent=1) + "\n")
     return Look(tuple(added), tuple(same), retired, tuple(unfinished), max(len(new) - discover.at_once, 0))
 
 
-def _retire(found: Sequence[FoundCheckpoint], keep: int | None) -> tuple[tuple[FoundCheckpoint, ...], tuple[str, ...]]:
+def _retire(appeared: Sequence[AppearedCheckpoint], keep: int | None) -> tuple[tuple[AppearedCheckpoint, ...], tuple[str, ...]]:
     """All but the last `keep` retired, and the names of those that were not before."""
-    own = [one.options.name for one in found if one.same_as is None]
+    own = [one.options.name for one in appeared if one.same_as is None]
     staying = set(own if keep is None else own[-keep:])
     settled, fresh = [], []
-    for one in found:
+    for one in appeared:
         retired = one.same_as is None and one.options.name not in staying
         fresh += [one.options.name] if retired and not one.retired else []
         settled.append(one.model_copy(update={"retired": retired}))

@@ -58,17 +58,17 @@ def site_map(
 
 
 def built_checkpoints(study: Study, folder: StudyFolder) -> list[Checkpoint]:
-    """The study's checkpoints that have aggregates, in the order of training, known without hashing their weights.
+    """The study's checkpoints that have aggregates, in the order of training, without hashing their weights.
 
     Of several with one name, which had other weights once, the one whose aggregates are newest.
     """
-    found = []
+    built = []
     for options in study.model.checkpoints:
         newest = max(folder.statistics_of(options.name), key=lambda path: path.stat().st_mtime_ns, default=None)
         if newest is not None:
-            place = options.path or fetch_config(options.repository or "", options.revision)[0]
-            found.append(Checkpoint(options.name, place, str(read_provenance(newest)["weights_hash"])))
-    return found
+            source = options.path or fetch_config(options.repository or "", options.revision)[0]
+            built.append(Checkpoint(options.name, source, str(read_provenance(newest)["weights_hash"])))
+    return built
 
 
 def rendered_tables(study: Study, folder: StudyFolder, checkpoint: Checkpoint) -> list[LayerTables]:

@@ -36,7 +36,7 @@ class Study(Options):
     """One model family on one corpus with one set of options."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
-    """The first part of asset keys and the name of the study's folder."""
+    """What asset keys begin with, and the name of the study's folder."""
     title: str
     """The heading of the site."""
     description: str = ""
@@ -99,9 +99,8 @@ def find_studies() -> dict[str, Study]:
     return studies
 
 
-def _named_files(places: str) -> Iterator[Path]:
-    for place in filter(None, places.split(os.pathsep)):
-        path = Path(place)
+def _named_files(paths: str) -> Iterator[Path]:
+    for path in map(Path, filter(None, paths.split(os.pathsep))):
         if path.is_dir():
             yield from sorted(path.glob("*.yaml"))
         else:
@@ -111,15 +110,15 @@ def _named_files(places: str) -> Iterator[Path]:
 def _with_absolute_paths(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`content` with the paths in corpus, publish and model.checkpoints starting at `folder`."""
 
-    def absolute(part: Any, field: str) -> Any:
-        if isinstance(part, Mapping) and isinstance(part.get(field), str):
-            return {**part, field: (folder / Path(part[field]).expanduser()).resolve()}
-        return part
+    def absolute(options: Any, field: str) -> Any:
+        if isinstance(options, Mapping) and isinstance(options.get(field), str):
+            return {**options, field: (folder / Path(options[field]).expanduser()).resolve()}
+        return options
 
     absolute_content = dict(content)
-    for part, field in (("corpus", "path"), ("publish", "folder")):
-        if part in content:
-            absolute_content[part] = absolute(content[part], field)
+    for name, field in (("corpus", "path"), ("publish", "folder")):
+        if name in content:
+            absolute_content[name] = absolute(content[name], field)
     model = content.get("model")
     if isinstance(model, Mapping) and isinstance(model.get("checkpoints"), Sequence):
         checkpoints = [absolute(checkpoint, "path") for checkpoint in model["checkpoints"]]
@@ -134,13 +133,13 @@ def _sentence(error: ValidationError) -> str:
     # A union reports every member that failed; an unknown field is the likelier cause than a wrong type.
     first, names = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden"), _field_names()
     is_unknown, end = first["type"] == "extra_forbidden", len(first["loc"]) - 1
-    # Parts that are no fields say which member of a union was tried.
-    parts = [
-        part
-        for place, part in enumerate(first["loc"])
-        if isinstance(part, int) or part in names or (is_unknown and place == end)
+    # What is no field says which member of a union was tried.
+    path = [
+        step
+        for depth, step in enumerate(first["loc"])
+        if isinstance(step, int) or step in names or (is_unknown and depth == end)
     ]
-    field = ".".join(map(str, parts))
+    field = ".".join(map(str, path))
     if is_unknown:
         near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         return f"unknown field {field}; " + (f"did you mean {near[0]}?" if near else "remove it.")

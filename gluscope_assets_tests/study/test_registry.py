@@ -117,9 +117,9 @@ def test_a_build_finds_new_checkpoints_and_retires_old_ones_without_breaking_lin
     assert shown(fresh) == ["checkpoint-200", "checkpoint-300"]
     assert {path: path.read_bytes() for path in old} == old, "links to its pages still work"
     assert not broken_links(fresh.folder.site, [*fresh.folder.site.rglob("*.html")])
-    assert [one.retired for one in read_registry(fresh.folder).found] == [True, False, False]
+    assert [one.retired for one in read_registry(fresh.folder).appeared] == [True, False, False]
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("tiny_checkpoints", [one.key for one in read_registry(fresh.folder).found])
+        instance.add_dynamic_partitions("tiny_checkpoints", [one.key for one in read_registry(fresh.folder).appeared])
         tick(fresh, instance)
         assert keys(instance) == ["checkpoint-200", "checkpoint-300"], "nothing is made of it any more"
     # Kept for longer, it comes back with its pages as they are.
