@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from gluscope_assets.commands.arguments import StudyName, named_study
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.serve.on_demand import OnDemand
-from gluscope_assets.core.serve.server import HOST, PORT, open_server
+from gluscope_assets.core.serve.server import PORT, open_server
 from gluscope_assets.study.sources import all_sources
 
 
@@ -26,8 +26,8 @@ def serve(
     with ExitStack() as stack:
         on_demand = stack.enter_context(closing(OnDemand(folder.site, sources))) if sources else None
         server = stack.enter_context(open_server(folder.site, port, on_demand))
-        print(f"{study.title}: http://{HOST}:{server.server_port}/ (stop with Ctrl-C)", flush=True)
+        print(f"{study.title}: {server.address} (stop with Ctrl-C)", flush=True)
         try:
-            server.serve_forever()
+            server.wait()
         except KeyboardInterrupt:
             print()

@@ -1,6 +1,6 @@
 """`gluscope serve`: where it serves, and what it refuses."""
 
-import threading
+import socket
 import urllib.request
 
 import pytest
@@ -12,16 +12,11 @@ from gluscope_assets_tests.conftest import Workplace
 
 def test_the_site_is_served_on_this_machine_only(tiny: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     with open_server(tiny.folder.site, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/index.html") as answer:
-                assert answer.read() == (tiny.folder.site / "index.html").read_bytes()
-        finally:
-            server.shutdown()
-            thread.join()
-        assert cli.main(["serve", "--study", str(tiny.file), "--port", str(server.server_port)]) == 2
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", server.port), timeout=5)
+        with urllib.request.urlopen(f"{server.address}index.html") as answer:
+            assert answer.read() == (tiny.folder.site / "index.html").read_bytes()
+        assert cli.main(["serve", "--study", str(tiny.file), "--port", str(server.port)]) == 2
     assert "cannot be used" in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """The picker, and links along the manifest, in headless Chromium: ranges of pages, several MLPs, experts."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -27,13 +26,7 @@ PARTS = (Part("mlp.experts", 3, 0, 9), Part("mlp.shared_expert", None, 9, 3))
 @contextmanager
 def served(site: Path, on_demand: OnDemand | None = None) -> Iterator[str]:
     with open_server(site, 0, on_demand) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+        yield server.address
 
 
 def build(study: Study, site: Path, site_map: SiteMap) -> Path:

@@ -1,7 +1,6 @@
 """A built site, served, and a headless Chromium: for what is measured and pictured by hand."""
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.pages.site_map import read_manifest
 from gluscope_assets.core.paths import StudyFolder, default_home
-from gluscope_assets.core.serve.server import HOST, open_server
+from gluscope_assets.core.serve.server import open_server
 from gluscope_assets_tests.site.conftest import CHROMIUM
 
 
@@ -44,9 +43,7 @@ def neuron_pages(site: Path) -> list[str]:
 def served(site: Path) -> Iterator[str]:
     """The address of the site on a server that compresses what it sends, as hosts do."""
     with open_server(site, 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://{HOST}:{server.server_port}/"
-        server.shutdown()
+        yield server.address
 
 
 @contextmanager

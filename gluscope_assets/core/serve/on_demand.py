@@ -1,6 +1,6 @@
 """Files of a site that no build has written, made when they are asked for: pages of any neuron, and what surrounds them.
 
-Made from the tables by the code that a build uses. How files travel to a browser belongs to `serving`; nothing is written
+Made from the tables by the code that a build uses. How files travel to a browser belongs to `application`; nothing is written
 into the site.
 """
 
