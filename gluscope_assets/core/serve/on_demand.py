@@ -83,7 +83,7 @@ class OnDemand:
         layers |= {(key, layer): layer_entry(self.site_map, layer, [[0, self._widths[layer]]]) for key, layer in self.sources}
         names = {**dict(self.site_map.checkpoints), **{entry["key"]: entry["name"] for entry in entries}}
         entries = [
-            {"key": key, "name": name, "layers": [layers[place] for place in sorted(layers) if place[0] == key]}
+            {"key": key, "name": name, "layers": [layers[layer] for layer in sorted(layers) if layer[0] == key]}
             for key, name in names.items()
         ]
         facts = {"study": self.site_map.study, "view": self.site_map.view}
@@ -105,17 +105,17 @@ class OnDemand:
         """The content of a file; None if the study has none of that name. InputError if a table lacks something."""
         if name == MANIFEST:
             return self.manifest()
-        if found := _STRIPS.fullmatch(name):
-            return self._strips(name, int(found["layer"]), int(found["first"]))
-        found = _LAYER_FILE.fullmatch(name)
-        if found is None:
+        if strips := _STRIPS.fullmatch(name):
+            return self._strips(name, int(strips["layer"]), int(strips["first"]))
+        named = _LAYER_FILE.fullmatch(name)
+        if named is None:
             return self._written(name, None) if _OTHER_FILE.fullmatch(name) else None
-        source = self.sources.get((found["key"], int(found["layer"])))
+        source = self.sources.get((named["key"], int(named["layer"])))
         if source is None:
             return None
-        if found["neuron"] is not None:
-            return self._page(source, int(found["neuron"])).get(name.rpartition("/")[2])
-        if found["index"] is None:
+        if named["neuron"] is not None:
+            return self._page(source, int(named["neuron"])).get(name.rpartition("/")[2])
+        if named["index"] is None:
             return self._written(name, source)
         with self._lock:
             return self._open(source).index(_summaries(source))
@@ -125,8 +125,8 @@ class OnDemand:
         if neuron >= self._widths[source.layer]:
             return {}
         with self._lock:
-            place = _stamp(source), neuron
-            return _remembered(self._pages, MOST_PAGES, place, lambda: next(iter(self._open(source).pages([neuron]))).files)
+            made_from = _stamp(source), neuron
+            return _remembered(self._pages, MOST_PAGES, made_from, lambda: next(iter(self._open(source).pages([neuron]))).files)
 
     def _open(self, source: LayerSource) -> LayerPages:
         """The pages of a layer, opened again when its tables have been made again."""
