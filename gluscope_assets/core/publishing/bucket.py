@@ -16,7 +16,15 @@ from typing import Any
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import BucketTarget
-from gluscope_assets.core.publishing.contents import OWN, Contents, Publication, Report, check_size, without_secrets
+from gluscope_assets.core.publishing.contents import (
+    OWN,
+    Contents,
+    Publication,
+    Report,
+    check_size,
+    no_previous,
+    without_secrets,
+)
 
 JOURNAL = f"{OWN}/publication.json"
 TEXT = ("text/", "application/json", "application/javascript", "image/svg+xml")
@@ -42,60 +50,7 @@ class Journal:
     """False while files are copied to their names."""
 
 
-def publish(contents: Contents, target: BucketTarget, report: Report) -> Publication:
-    """Make the bucket hold the site. InputError if it cannot be reached or does not return what was written."""
-    check_size(contents, None, target.url, report)
-    bucket = _Bucket(target)
-    journal = bucket.finished(bucket.journal())
-    before = journal.files if journal else {}
-    changed = [name for name, sha256 in contents.files.items() if before.get(name) != sha256]
-    if changed or journal is None or journal.identity != contents.identity:
-        bucket.clear("staged")
-        for name in changed:
-            bucket.write(f"{OWN}/staged/{name}", contents.read(name), name, contents.files[name])
-        for name in changed:
-            bucket.verify(f"{OWN}/staged/{name}", contents.files[name])
-        for name in changed:
-            if journal is not None and name in before:
-                bucket.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
-        old = replace(journal, previous=None) if journal else None
-        bucket.finish(
-            Journal(
-                contents.identity,
-                dict(contents.files),
-                contents.total_bytes,
-                changed,
-                asdict(old) if old else None,
-                complete=False,
-            )
-        )
-    return Publication(
-        target.url, contents.identity, journal.identity if journal else None, len(contents.files), contents.total_bytes,
-        len(changed), sum((contents.site / name).stat().st_size for name in changed),
-    )  # fmt: skip
-
-
-def roll_back(target: BucketTarget, report: Report) -> Publication:
-    """Put back what the last publication replaced. InputError if there was none before it."""
-    bucket = _Bucket(target)
-    journal = bucket.finished(bucket.journal())
-    if journal is None or journal.previous is None:
-        raise InputError(f"{target.url} has no previous publication; publish a site instead.")
-    back = Journal(**journal.previous)
-    report(f"Back from {journal.identity} to {back.identity}.")
-    replaced = [name for name in journal.changed if name in back.files]
-    bucket.clear("staged")
-    for name in replaced:
-        bucket.copy(f"{OWN}/previous/{back.identity}/{name}", f"{OWN}/staged/{name}")
-    # What a further roll-back returns to.
-    for name in replaced:
-        bucket.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
-    now = asdict(replace(journal, previous=None, changed=[]))
-    bucket.finish(replace(back, changed=replaced, previous=now, complete=False))
-    return Publication(target.url, back.identity, journal.identity, len(back.files), back.bytes, len(replaced), 0)
-
-
-class _Bucket:
+class Bucket:
     """A prefix of a bucket."""
 
     def __init__(self, target: BucketTarget) -> None:
@@ -106,6 +61,44 @@ class _Bucket:
         self.target, self.root = target, target.url.removeprefix("s3://").rstrip("/")
         options = {"endpoint_url": target.endpoint} if target.endpoint else {}
         self.files: Any = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, **options)
+
+    def publish(self, contents: Contents, report: Report) -> Publication:
+        """Make the bucket hold the site. InputError if it cannot be reached or does not return what was written."""
+        check_size(contents, None, self.target.url, report)
+        journal = self.finished(self.journal())
+        before = journal.files if journal else {}
+        changed = [name for name, sha256 in contents.files.items() if before.get(name) != sha256]
+        if changed or journal is None or journal.identity != contents.identity:
+            self.clear("staged")
+            for name in changed:
+                self.write(f"{OWN}/staged/{name}", contents.read(name), name, contents.files[name])
+            for name in changed:
+                self.verify(f"{OWN}/staged/{name}", contents.files[name])
+            for name in changed:
+                if journal is not None and name in before:
+                    self.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
+            old = asdict(replace(journal, previous=None)) if journal else None
+            new = Journal(contents.identity, dict(contents.files), contents.total_bytes, changed, old, complete=False)
+            self.finish(new)
+        return contents.publication(self.target.url, journal.identity if journal else None, changed)
+
+    def roll_back(self, report: Report) -> Publication:
+        """Put back what the last publication replaced. InputError if there was none before it."""
+        journal = self.finished(self.journal())
+        if journal is None or journal.previous is None:
+            raise no_previous(self.target.url)
+        back = Journal(**journal.previous)
+        report(f"Back from {journal.identity} to {back.identity}.")
+        replaced = [name for name in journal.changed if name in back.files]
+        self.clear("staged")
+        for name in replaced:
+            self.copy(f"{OWN}/previous/{back.identity}/{name}", f"{OWN}/staged/{name}")
+        # What a further roll-back returns to.
+        for name in replaced:
+            self.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
+        now = asdict(replace(journal, previous=None, changed=[]))
+        self.finish(replace(back, changed=replaced, previous=now, complete=False))
+        return Publication(self.target.url, back.identity, journal.identity, len(back.files), back.bytes, len(replaced), 0)
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -176,10 +169,10 @@ class _Bucket:
 
     def clear(self, folder: str, but: str | None = None) -> None:
         """Delete what publishing keeps in one of its own folders, but for what is below `but`."""
-        place = self.path(f"{OWN}/{folder}")
-        found = [path for path in self.call("find", place) if but is None or not path.startswith(f"{place}/{but}/")]
-        if found:
-            self.call("rm", found)
+        root = self.path(f"{OWN}/{folder}")
+        paths = [path for path in self.call("find", root) if but is None or not path.startswith(f"{root}/{but}/")]
+        if paths:
+            self.call("rm", paths)
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What is published: the files of a built site by name and hash, what a publication reports, and secrets kept out of it.
+"""What is published: the files of a built site by name and hash, what a target does and reports, and secrets kept out of it.
 
 How files reach a target belongs to the target's own module.
 """
@@ -6,9 +6,10 @@ How files reach a target belongs to the target's own module.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_of, sha256_of
@@ -16,6 +17,9 @@ from gluscope_assets.core.paths import MANIFEST, site_files
 
 Report = Callable[[str], None]
 """Takes a line for the log."""
+
+PREFIX = "Publish "
+"""Begins the message of a commit that publishes a site; its identity follows."""
 
 OWN = ".gluscope"
 """The folder of a target that holds what publishing itself keeps there. No page links into it."""
@@ -37,6 +41,15 @@ class Contents:
 
     def read(self, name: str) -> bytes:
         return (self.site / name).read_bytes()
+
+    def publication(
+        self, target: str, previous: str | None, changed: Iterable[str], limit_bytes: int | None = None
+    ) -> "Publication":
+        """What a publication of all this reports, for which the `changed` files of the site were uploaded."""
+        sizes = [(self.site / name).stat().st_size for name in changed]
+        return Publication(
+            target, self.identity, previous, len(self.files), self.total_bytes, len(sizes), sum(sizes), limit_bytes
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,16 @@ class Publication:
         }
 
 
+class Target(Protocol):
+    """A public place of a site."""
+
+    def publish(self, contents: Contents, report: Report) -> Publication:
+        """Make the place hold the site. InputError if it refuses."""
+
+    def roll_back(self, report: Report) -> Publication:
+        """Put back what the last publication replaced. InputError if there was none before it."""
+
+
 def contents_of(site: Path) -> Contents:
     """The files of a built site. InputError if it is none."""
     if not (site / MANIFEST).is_file():
@@ -92,6 +115,11 @@ def check_size(contents: Contents, limit: int | None, target: str, report: Repor
             f"The site has {contents.total_bytes / 1e9:.2f} GB and {target} takes {limit / 1e9:.0f} GB; select fewer pages in "
             f"site.pages or publish it elsewhere."
         )
+
+
+def no_previous(target: str) -> InputError:
+    """The error of a roll-back that has nothing to go back to."""
+    return InputError(f"{target} has no previous publication; publish a site instead.")
 
 
 SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)

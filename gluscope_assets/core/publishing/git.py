@@ -13,7 +13,15 @@ from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import GitTarget
-from gluscope_assets.core.publishing.contents import Contents, Publication, Report, check_size, without_secrets
+from gluscope_assets.core.publishing.contents import (
+    PREFIX,
+    Contents,
+    Publication,
+    Report,
+    check_size,
+    no_previous,
+    without_secrets,
+)
 
 LIMIT_BYTES = 1_000_000_000
 """GitHub's limit for a published site."""
@@ -28,73 +36,59 @@ AUTHOR = {
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "gluscope"), ("EMAIL", "gluscope@localhost"))
 }
-PREFIX = "Publish "
-
-
-def publish(contents: Contents, target: GitTarget, cache: Path, report: Report) -> Publication:
-    """Commit the site to the branch and push it. `cache` is a folder for a copy of the branch's objects.
-
-    InputError if the site or a file is too large, git refuses, or somebody else pushed meanwhile.
-    """
-    check_size(contents, LIMIT_BYTES, "GitHub Pages", report)
-    for name in contents.files:
-        size = (contents.site / name).stat().st_size
-        if size > FILE_LIMIT_BYTES:
-            raise InputError(
-                f"{name} has {size / 1e6:.0f} MB and a git host takes files of 100 MB; publish the site elsewhere."
-            )
-    branch = _Branch(target, cache)
-    parent = branch.fetch()
-    before = branch.files(parent)
-    blobs = branch.store([contents.site / name for name in contents.files])
-    wanted = {branch.path(name): blob for name, blob in zip(contents.files, blobs, strict=True)}
-    wanted[branch.path(NO_JEKYLL)] = branch.store_content(b"")
-    wanted |= {path: blob for path, blob in before.items() if not branch.is_ours(path)}
-    changed = [name for name in contents.files if before.get(branch.path(name)) != wanted[branch.path(name)]]
-    previous = branch.identity(parent)
-    if wanted != before:
-        commit = branch.commit(wanted, parent, f"{PREFIX}{contents.identity}")
-        branch.push(commit, parent)
-    return Publication(
-        target=without_secrets(f"{target.repository}, branch {target.branch}"),
-        identity=contents.identity,
-        previous=previous if wanted != before else contents.identity,
-        files=len(contents.files),
-        bytes=contents.total_bytes,
-        changed=len(changed),
-        changed_bytes=sum((contents.site / name).stat().st_size for name in changed),
-        limit_bytes=LIMIT_BYTES,
-    )
-
-
-def roll_back(target: GitTarget, cache: Path, report: Report) -> Publication:
-    """Commit what was published before the last publication. InputError if there is none."""
-    branch = _Branch(target, cache)
-    parent = branch.fetch()
-    published = branch.git("log", "--format=%H", f"--grep=^{PREFIX}", parent).split() if parent else []
-    if parent is None or len(published) < 2:
-        raise InputError(f"{branch.name} has no previous publication; publish a site instead.")
-    back, before = branch.files(published[1]), branch.files(parent)
-    identity = branch.identity(published[1]) or ""
-    report(f"Back from {branch.identity(parent)} to {identity}.")
-    ours = {path for path in back if branch.is_ours(path)}
-    wanted = {path: blob for path, blob in before.items() if not branch.is_ours(path)} | {path: back[path] for path in ours}
-    commit = branch.commit(wanted, parent, f"{PREFIX}{identity}")
-    branch.push(commit, parent)
-    changed = [path for path in ours if before.get(path) != back[path]]
-    sizes = branch.sizes(sorted({back[path] for path in ours}))
-    return Publication(
-        without_secrets(branch.name), identity, branch.identity(parent), len(ours), sum(sizes[back[path]] for path in ours),
-        len(changed), sum(sizes[back[path]] for path in changed), LIMIT_BYTES,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Branch:
+class Branch:
     """A branch of a repository elsewhere, and a bare repository here that holds its objects."""
 
     target: GitTarget
     cache: Path
+    """A folder for that repository."""
+
+    def publish(self, contents: Contents, report: Report) -> Publication:
+        """Commit the site to the branch and push it.
+
+        InputError if the site or a file is too large, git refuses, or somebody else pushed meanwhile.
+        """
+        check_size(contents, LIMIT_BYTES, "GitHub Pages", report)
+        for name in contents.files:
+            size = (contents.site / name).stat().st_size
+            if size > FILE_LIMIT_BYTES:
+                raise InputError(
+                    f"{name} has {size / 1e6:.0f} MB and a git host takes files of 100 MB; publish the site elsewhere."
+                )
+        parent = self.fetch()
+        before = self.files(parent)
+        blobs = self.store([contents.site / name for name in contents.files])
+        wanted = {self.path(name): blob for name, blob in zip(contents.files, blobs, strict=True)}
+        wanted[self.path(NO_JEKYLL)] = self.store_content(b"")
+        wanted |= {path: blob for path, blob in before.items() if not self.is_ours(path)}
+        changed = [name for name in contents.files if before.get(self.path(name)) != wanted[self.path(name)]]
+        previous: str | None = contents.identity
+        if wanted != before:
+            previous = self.identity(parent)
+            self.push(self.commit(wanted, parent, f"{PREFIX}{contents.identity}"), parent)
+        return contents.publication(without_secrets(self.name), previous, changed, LIMIT_BYTES)
+
+    def roll_back(self, report: Report) -> Publication:
+        """Commit what was published before the last publication. InputError if there is none."""
+        parent = self.fetch()
+        published = self.git("log", "--format=%H", f"--grep=^{PREFIX}", parent).split() if parent else []
+        if parent is None or len(published) < 2:
+            raise no_previous(without_secrets(self.name))
+        back, before = self.files(published[1]), self.files(parent)
+        identity = self.identity(published[1]) or ""
+        report(f"Back from {self.identity(parent)} to {identity}.")
+        ours = {path: blob for path, blob in back.items() if self.is_ours(path)}
+        wanted = {path: blob for path, blob in before.items() if not self.is_ours(path)} | ours
+        self.push(self.commit(wanted, parent, f"{PREFIX}{identity}"), parent)
+        changed = [path for path, blob in ours.items() if before.get(path) != blob]
+        sizes = self.sizes(sorted(set(ours.values())))
+        return Publication(
+            without_secrets(self.name), identity, self.identity(parent), len(ours), sum(sizes[blob] for blob in ours.values()),
+            len(changed), sum(sizes[back[path]] for path in changed), LIMIT_BYTES,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -130,11 +124,11 @@ class _Branch:
         if not (self.cache / "HEAD").is_file():
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             self.git("init", "--quiet", "--bare", str(self.cache))
-        found = self.git("ls-remote", self.target.repository, self.reference).split()
-        if not found:
+        heads = self.git("ls-remote", self.target.repository, self.reference).split()
+        if not heads:
             return None
         self.git("fetch", "--quiet", "--no-tags", self.target.repository, self.reference)
-        return found[0]
+        return heads[0]
 
     def files(self, commit: str | None) -> dict[str, str]:
         """The blob of each file of a commit."""

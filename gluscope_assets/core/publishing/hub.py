@@ -1,19 +1,33 @@
 """Publishing to a Hugging Face repository: a static Space, or a dataset repository that keeps the site.
 
-A publication is one commit on top of the main branch, so it is there as a whole or not at all. The Hub's own library sends what
-changed, with the token of the environment.
+A publication is one commit on top of the main branch, so it is there as a whole or not at all. The Hub's own library makes it,
+with the token of the environment: it uploads large files apart from others, refuses a commit if somebody else was first, and
+goes back by copies from the earlier commit, which leaves large files where they are on the Hub.
+
+Which files changed is found out here, from the Hub's list of their hashes. The library would leave unchanged files out of a
+commit too, but asks the Hub about each file of the site for that, with its first bytes, downloads each file that it is to copy,
+and does not say what it left out. The hashes are needed anyway, to see that the Hub returns what was sent.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import hub_errors
 from gluscope_assets.core.options import HubTarget
-from gluscope_assets.core.publishing.contents import Contents, Publication, Report, blob_id, check_size
+from gluscope_assets.core.publishing.contents import (
+    PREFIX,
+    Contents,
+    Publication,
+    Report,
+    blob_id,
+    check_size,
+    no_previous,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -25,14 +39,108 @@ MOST_FILES = 100_000
 MOST_FILES_OF_A_FOLDER = 10_000
 """The Hub refuses a commit with more."""
 CARD = "README.md"
-PREFIX = "Publish "
+HUBS_OWN = ".gitattributes"
+"""A file that the Hub itself keeps: it says which files are large."""
 BRANCH = "main"
 
 
-def publish(contents: Contents, target: HubTarget, report: Report) -> Publication:
-    """Commit the site. InputError if the Hub refuses, or somebody else committed meanwhile."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+class Stored(NamedTuple):
+    """A file of a commit."""
 
+    identity: str
+    """Its SHA-256 in hex if it is stored as a large file, else git's name for its content."""
+    bytes: int
+
+
+class Repository:
+    """A repository of the Hub."""
+
+    def __init__(self, target: HubTarget) -> None:
+        from huggingface_hub import HfApi
+
+        self.api, self.target = HfApi(), target
+        self.name = f"{target.kind} {target.repository}"
+
+    def publish(self, contents: Contents, report: Report) -> Publication:
+        """Commit the site. InputError if the Hub refuses, or somebody else committed meanwhile."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        _check_files(contents, report)
+        wanted: dict[str, Path | bytes] = {name: contents.site / name for name in contents.files}
+        wanted[CARD] = _card(self.target, contents)
+        sdk = "static" if self.target.kind == "space" else None
+        with hub_errors("publish.hugging_face", self.target.repository, None):
+            self.api.create_repo(self.target.repository, repo_type=self.target.kind, space_sdk=sdk, exist_ok=True)
+            head = self.head()
+            before = self.files(head)
+            changed = [name for name, source in wanted.items() if not _is_same(source, before.get(name))]
+            operations: list[Operation] = [CommitOperationAdd(name, wanted[name]) for name in changed]
+            operations += [CommitOperationDelete(name) for name in before if name not in wanted]
+            previous: str | None = contents.identity
+            if operations:
+                title = self.titles(head)[0][1]
+                previous = title.removeprefix(PREFIX) if title.startswith(PREFIX) else None
+                after = self.commit(operations, contents.identity, head)
+                self.verify([name for name, source in wanted.items() if not _is_same(source, after.get(name))])
+        publication = contents.publication(self.name, previous, [name for name in changed if name != CARD])
+        return replace(publication, changed=len(changed))
+
+    def roll_back(self, report: Report) -> Publication:
+        """Commit what was published before the last publication. InputError if there is none."""
+        from huggingface_hub import CommitOperationCopy, CommitOperationDelete
+
+        with hub_errors("publish.hugging_face", self.target.repository, None):
+            head = self.head()
+            published = [(commit, title) for commit, title in self.titles(head) if title.startswith(PREFIX)]
+            if len(published) < 2:
+                raise no_previous(self.name)
+            present, identity = (title.removeprefix(PREFIX) for _, title in published[:2])
+            earlier = published[1][0]
+            report(f"Back from {present} to {identity}.")
+            back, now = self.files(earlier), self.files(head)
+            changed = [name for name, stored in back.items() if now.get(name) != stored]
+            operations: list[Operation] = [CommitOperationCopy(name, name, src_revision=earlier) for name in changed]
+            operations += [CommitOperationDelete(name) for name in now if name not in back]
+            after = self.commit(operations, identity, head)
+            self.verify([name for name, stored in back.items() if after.get(name) != stored])
+        site = [stored.bytes for name, stored in back.items() if name != CARD]
+        return Publication(
+            self.name, identity, present, len(site), sum(site), len(changed), sum(back[name].bytes for name in changed)
+        )
+
+    def head(self) -> str:
+        """The last commit of the branch."""
+        return str(self.api.repo_info(self.target.repository, repo_type=self.target.kind, revision=BRANCH).sha)
+
+    def files(self, commit: str) -> dict[str, Stored]:
+        """The files of a commit, but for the Hub's own."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self.api.list_repo_tree(self.target.repository, repo_type=self.target.kind, revision=commit, recursive=True)
+        files = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path != HUBS_OWN]
+        return {entry.path: Stored(entry.lfs.sha256 if entry.lfs else entry.blob_id, entry.size) for entry in files}
+
+    def titles(self, commit: str) -> list[tuple[str, str]]:
+        """A commit and those before it, each with its title, the last first."""
+        commits = self.api.list_repo_commits(self.target.repository, repo_type=self.target.kind, revision=commit)
+        return [(entry.commit_id, entry.title) for entry in commits]
+
+    def commit(self, operations: "Sequence[Operation]", identity: str, head: str) -> dict[str, Stored]:
+        """Publish on top of `head`; the files of the new commit. An error of the Hub if the branch has moved."""
+        done = self.api.create_commit(
+            self.target.repository, operations, commit_message=f"{PREFIX}{identity}", repo_type=self.target.kind,
+            revision=BRANCH, parent_commit=head,
+        )  # fmt: skip
+        return self.files(done.oid)
+
+    def verify(self, differing: Sequence[str]) -> None:
+        """InputError if there are files that the Hub does not return as they were committed."""
+        if differing:
+            raise InputError(f"{self.target.repository} does not return {differing[0]} as it was committed; publish again.")
+
+
+def _check_files(contents: Contents, report: Report) -> None:
+    """Say how large the site is, and what the Hub says of that. InputError if it will not take it."""
     check_size(contents, None, "the Hub", report)
     folder, files = Counter(str(Path(name).parent) for name in contents.files).most_common(1)[0]
     if files > MOST_FILES_OF_A_FOLDER:
@@ -42,104 +150,16 @@ def publish(contents: Contents, target: HubTarget, report: Report) -> Publicatio
         )
     if len(contents.files) > MOST_FILES:
         report(f"The Hub recommends at most {MOST_FILES:,} files in a repository; publish a site of this size to a bucket.")
-    api, kind = HfApi(), target.kind
-    with hub_errors("publish.hugging_face", target.repository, None):
-        api.create_repo(target.repository, repo_type=kind, space_sdk="static" if kind == "space" else None, exist_ok=True)
-        head = api.repo_info(target.repository, repo_type=kind, revision=BRANCH).sha
-        before = _files(target, head)
-        wanted: dict[str, Path | bytes] = {name: contents.site / name for name in contents.files}
-        wanted[CARD] = _card(target, contents)
-        changed = [name for name, source in wanted.items() if not _same(source, before.get(name))]
-        gone = [name for name in before if name not in wanted and name != ".gitattributes"]
-        previous = _identity(target, head)
-        if changed or gone:
-            operations: list[Operation] = [
-                *(
-                    CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
-                    for name, source in wanted.items()
-                    if name in set(changed)
-                ),
-                *(CommitOperationDelete(name) for name in gone),
-            ]
-            api.create_commit(
-                target.repository, operations, commit_message=f"{PREFIX}{contents.identity}", repo_type=kind, revision=BRANCH,
-                parent_commit=head,
-            )  # fmt: skip
-            _verify(target, wanted)
-    return Publication(
-        f"{kind} {target.repository}", contents.identity, previous if changed or gone else contents.identity,
-        len(contents.files), contents.total_bytes, len(changed),
-        sum((contents.site / name).stat().st_size for name in changed if name != CARD),
-    )  # fmt: skip
 
 
-def roll_back(target: HubTarget, report: Report) -> Publication:
-    """Commit what was published before the last publication. InputError if there is none."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-
-    api, kind = HfApi(), target.kind
-    with hub_errors("publish.hugging_face", target.repository, None):
-        head = api.repo_info(target.repository, repo_type=kind, revision=BRANCH).sha
-        published = [one for one in api.list_repo_commits(target.repository, repo_type=kind) if one.title.startswith(PREFIX)]
-        if len(published) < 2:
-            raise InputError(f"{kind} {target.repository} has no previous publication; publish a site instead.")
-        identity = published[1].title.removeprefix(PREFIX)
-        report(f"Back from {published[0].title.removeprefix(PREFIX)} to {identity}.")
-        back, now = _files(target, published[1].commit_id), _files(target, head)
-        changed = [name for name, stored in back.items() if now.get(name) != stored]
-        sources = {
-            name: Path(hf_hub_download(target.repository, name, repo_type=kind, revision=published[1].commit_id))
-            for name in changed
-        }
-        operations: list[Operation] = [
-            *(CommitOperationAdd(name, str(path)) for name, path in sources.items()),
-            *(CommitOperationDelete(name) for name in now if name not in back),
-        ]
-        api.create_commit(
-            target.repository, operations, commit_message=f"{PREFIX}{identity}", repo_type=kind, revision=BRANCH,
-            parent_commit=head,
-        )  # fmt: skip
-        _verify(target, sources)
-    size = sum(path.stat().st_size for path in sources.values())
-    return Publication(
-        f"{kind} {target.repository}", identity, published[0].title.removeprefix(PREFIX), len(back), 0, len(changed), size
-    )
-
-
-def _files(target: HubTarget, commit: str | None) -> dict[str, str]:
-    """Of each file of a commit the SHA-256 if it is stored as a large file, else git's name for its content."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    tree = HfApi().list_repo_tree(target.repository, repo_type=target.kind, revision=commit, recursive=True)
-    files = [entry for entry in tree if isinstance(entry, RepoFile)]
-    return {entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in files}
-
-
-def _identity(target: HubTarget, commit: str | None) -> str | None:
-    """Of the site that a commit published."""
-    from huggingface_hub import HfApi
-
-    commits = HfApi().list_repo_commits(target.repository, repo_type=target.kind, revision=commit)
-    title = commits[0].title if commits else ""
-    return title.removeprefix(PREFIX) if title.startswith(PREFIX) else None
-
-
-def _same(source: Path | bytes, stored: str | None) -> bool:
+def _is_same(source: Path | bytes, stored: Stored | None) -> bool:
     content = source if isinstance(source, bytes) else source.read_bytes()
-    return stored in (blob_id(content), hashlib.sha256(content).hexdigest())
-
-
-def _verify(target: HubTarget, wanted: Mapping[str, Path | bytes]) -> None:
-    after = _files(target, BRANCH)
-    for name, source in wanted.items():
-        if not _same(source, after.get(name)):
-            raise InputError(f"{target.repository} does not return {name} as it was committed; publish again.")
+    return stored is not None and stored.identity in (blob_id(content), hashlib.sha256(content).hexdigest())
 
 
 def _card(target: HubTarget, contents: Contents) -> bytes:
     """The README that the Hub wants: it names the kind of Space, and what lies here."""
     space = "sdk: static\nemoji: 🔬\ncolorFrom: purple\ncolorTo: green\n" if target.kind == "space" else ""
     title = target.repository.split("/")[1]
-    said = f"A GLUScope site, {len(contents.files):,} files, publication {contents.identity}."
-    return f"---\ntitle: {title}\n{space}---\n\n{said}\n".encode()
+    text = f"A GLUScope site, {len(contents.files):,} files, publication {contents.identity}."
+    return f"---\ntitle: {title}\n{space}---\n\n{text}\n".encode()

@@ -11,14 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import BucketTarget, GitTarget, HubTarget, PublishOptions
-from gluscope_assets.core.publishing import bucket, folder, publish, roll_back
-from gluscope_assets.core.publishing import git as git_branch
+from gluscope_assets.core.publishing import bucket, folder, git, publish, roll_back
 from gluscope_assets.core.publishing.contents import blob_id, contents_of, without_secrets
+from gluscope_assets.core.publishing.hub import Repository
 
 FIRST = {
     "index.html": "<h1>one</h1>",
@@ -142,7 +143,7 @@ def test_a_folder_with_something_else_is_left_alone(first: Path, tmp_path: Path)
 # A git branch
 
 
-def git(repository: Path, *arguments: str) -> str:
+def run_git(repository: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -154,15 +155,15 @@ def remote(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
     subprocess.run(["git", "init", "--quiet", "-b", "gh-pages", str(work)], check=True)
     write_site(work, {"CNAME": "gluscope.example", "stale.html": "from before"})
-    git(work, "add", ".")
-    git(work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "By hand")
-    git(work, "push", "-q", str(bare), "gh-pages")
+    run_git(work, "add", ".")
+    run_git(work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "By hand")
+    run_git(work, "push", "-q", str(bare), "gh-pages")
     return bare
 
 
 def in_branch(remote: Path, branch: str = "gh-pages") -> dict[str, str]:
-    names = git(remote, "ls-tree", "-r", "--name-only", branch).splitlines()
-    return {name: git(remote, "show", f"{branch}:{name}") for name in names}
+    names = run_git(remote, "ls-tree", "-r", "--name-only", branch).splitlines()
+    return {name: run_git(remote, "show", f"{branch}:{name}") for name in names}
 
 
 def test_a_branch_gets_a_commit_with_what_changed_and_goes_back(
@@ -173,17 +174,17 @@ def test_a_branch_gets_a_commit_with_what_changed_and_goes_back(
     one = publish(first, options, tmp_path / "cache", silent)
     assert in_branch(remote) == FIRST | extra
     assert (one.changed, one.previous) == (5, None)
-    head = git(remote, "rev-parse", "gh-pages")
+    head = run_git(remote, "rev-parse", "gh-pages")
     assert publish(first, options, tmp_path / "cache", silent).is_unchanged
-    assert git(remote, "rev-parse", "gh-pages") == head, "a second publication pushes nothing"
+    assert run_git(remote, "rev-parse", "gh-pages") == head, "a second publication pushes nothing"
     two = publish(second, options, tmp_path / "other cache", silent)
     assert (two.changed, two.previous) == (3, one.identity)
-    changed = git(remote, "diff", "--name-only", "gh-pages~1", "gh-pages").splitlines()
+    changed = run_git(remote, "diff", "--name-only", "gh-pages~1", "gh-pages").splitlines()
     assert set(changed) == CHANGED
     back = roll_back(options, tmp_path / "cache", silent)
     assert (back.identity, back.previous, back.changed) == (one.identity, two.identity, 2)
     assert in_branch(remote) == FIRST | extra
-    assert len(git(remote, "log", "--format=%H", "gh-pages").split()) == 4, "history keeps every publication"
+    assert len(run_git(remote, "log", "--format=%H", "gh-pages").split()) == 4, "history keeps every publication"
 
 
 def test_a_folder_of_a_new_branch(first: Path, remote: Path, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_branch_changes_in_one_step(first: Path, second: Path, remote: Path, t
         if done:
             assert content["index.html"] == SECOND["index.html"]
 
-    calls = interruptions(lambda: publish(second, options, cache, silent), git_branch.subprocess, "run", check)
+    calls = interruptions(lambda: publish(second, options, cache, silent), git.subprocess, "run", check)
     assert calls > 5
 
 
@@ -213,39 +214,39 @@ def test_a_push_of_somebody_else_is_not_overwritten(
 ) -> None:
     options = PublishOptions(git=GitTarget(repository=str(remote)))
     publish(first, options, tmp_path / "cache", silent)
-    commit = git_branch._Branch.commit
+    commit = git.Branch.commit
 
     def meanwhile(self: Any, files: Any, parent: str, message: str) -> str:
         made = commit(self, files, parent, message)
         other = subprocess.run(
             ["git", "-C", str(remote), "commit-tree", f"{parent}^{{tree}}", "-p", parent, "-m", "Mine"],
-            env=os.environ | git_branch.AUTHOR,
+            env=os.environ | git.AUTHOR,
             capture_output=True,
             text=True,
             check=True,
         )
-        git(remote, "update-ref", "refs/heads/gh-pages", other.stdout.strip())
+        run_git(remote, "update-ref", "refs/heads/gh-pages", other.stdout.strip())
         return made
 
-    monkeypatch.setattr(git_branch._Branch, "commit", meanwhile)
+    monkeypatch.setattr(git.Branch, "commit", meanwhile)
     with pytest.raises(InputError, match="git push failed"):
         publish(second, options, tmp_path / "cache", silent)
-    assert git(remote, "log", "-1", "--format=%s", "gh-pages").strip() == "Mine"
+    assert run_git(remote, "log", "-1", "--format=%s", "gh-pages").strip() == "Mine"
 
 
 def test_what_a_host_does_not_take_is_said_before_uploading(
     first: Path, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = PublishOptions(git=GitTarget(repository=str(remote)))
-    head = git(remote, "rev-parse", "gh-pages")
-    monkeypatch.setattr(git_branch, "LIMIT_BYTES", 20)
+    head = run_git(remote, "rev-parse", "gh-pages")
+    monkeypatch.setattr(git, "LIMIT_BYTES", 20)
     with pytest.raises(InputError, match="takes 0 GB; select fewer pages"):
         publish(first, options, tmp_path / "cache", silent)
     monkeypatch.undo()
-    monkeypatch.setattr(git_branch, "FILE_LIMIT_BYTES", 5)
+    monkeypatch.setattr(git, "FILE_LIMIT_BYTES", 5)
     with pytest.raises(InputError, match="a git host takes files of 100 MB"):
         publish(first, options, tmp_path / "cache", silent)
-    assert git(remote, "rev-parse", "gh-pages") == head
+    assert run_git(remote, "rev-parse", "gh-pages") == head
 
 
 def test_secrets_reach_nobody(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +289,7 @@ def target(server: str, tmp_path: Path) -> BucketTarget:
 
 def in_bucket(target: BucketTarget) -> dict[str, str]:
     """What readers see: names and decoded contents, but for publishing's own folder."""
-    files = bucket._Bucket(target).files
+    files = bucket.Bucket(target).files
     root = target.url.removeprefix("s3://")
     found = {}
     for path in files.find(root):
@@ -306,13 +307,13 @@ def test_a_bucket_gets_only_what_changed_and_goes_back(
     one = publish(first, options, tmp_path, silent)
     assert in_bucket(target) == FIRST
     uploads: list[str] = []
-    write = bucket._Bucket.write
+    write = bucket.Bucket.write
 
     def counted(self: Any, path: str, *others: Any) -> None:
         uploads.append(path)
         write(self, path, *others)
 
-    monkeypatch.setattr(bucket._Bucket, "write", counted)
+    monkeypatch.setattr(bucket.Bucket, "write", counted)
     assert publish(first, options, tmp_path, silent).is_unchanged
     assert not uploads, "a second publication uploads nothing"
     two = publish(second, options, tmp_path, silent)
@@ -327,7 +328,7 @@ def test_a_bucket_gets_only_what_changed_and_goes_back(
 
 def test_objects_say_what_they_are(first: Path, target: BucketTarget, tmp_path: Path) -> None:
     publish(first, PublishOptions(bucket=target), tmp_path, silent)
-    files, root = bucket._Bucket(target).files, target.url.removeprefix("s3://")
+    files, root = bucket.Bucket(target).files, target.url.removeprefix("s3://")
     facts = {}
     for name in FIRST:
         head = files.call_s3("head_object", Bucket=root.split("/")[0], Key=f"public/{name}")
@@ -341,9 +342,9 @@ def test_objects_say_what_they_are(first: Path, target: BucketTarget, tmp_path: 
 def test_an_interrupted_upload_leaves_a_bucket_intact_or_is_finished(
     first: Path, second: Path, target: BucketTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, opened = bucket._Bucket, bucket._Bucket(target)
+    kind, opened = bucket.Bucket, bucket.Bucket(target)
     # Opening one takes longer than what is interrupted.
-    monkeypatch.setattr(bucket, "_Bucket", lambda target: opened)
+    monkeypatch.setattr("gluscope_assets.core.publishing.Bucket", lambda target: opened)
     options = PublishOptions(bucket=target)
     publish(first, options, tmp_path, silent)
     untouched: list[bool] = []
@@ -381,12 +382,27 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.commits: list[tuple[str, str, dict[str, bytes]]] = [(self.name(0), "initial commit", {".gitattributes": b""})]
         self.requests: list[str] = []
+        self.large: set[str] = set()
+        """Names of files that are stored as large ones."""
 
     def name(self, number: int) -> str:
         return hashlib.sha1(str(number).encode()).hexdigest()
 
     def commit(self, revision: str) -> tuple[str, str, dict[str, bytes]]:
         return next((one for one in self.commits if one[0] == revision), self.commits[-1])
+
+    def entry(self, name: str, content: bytes) -> dict[str, object]:
+        """What the Hub says of a file. Of a large one git holds a pointer, and the Hub the content by its hash."""
+        if name not in self.large:
+            return {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
+        sha256 = hashlib.sha256(content).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+        lfs = {"oid": sha256, "size": len(content), "pointerSize": len(pointer)}
+        return {"type": "file", "path": name, "size": len(content), "oid": blob_id(pointer), "lfs": lfs}
+
+    def large_content(self, sha256: str) -> bytes:
+        contents = (content for _, _, files in self.commits for name, content in files.items() if name in self.large)
+        return next(content for content in contents if hashlib.sha256(content).hexdigest() == sha256)
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -398,15 +414,14 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         parts = path.split("/")
+        self.server.requests.append(path)
         if "resolve" in parts:
             at = parts.index("resolve")
             sha, _, files = self.server.commit(parts[at + 1])
             self.answer(files["/".join(parts[at + 2 :])], revision=sha)
         elif "/tree/" in path:
             _, _, files = self.server.commit(parts[parts.index("tree") + 1])
-            self.answer(
-                [{"type": "file", "path": name, "size": len(body), "oid": blob_id(body)} for name, body in files.items()]
-            )
+            self.answer([self.server.entry(name, body) for name, body in files.items()])
         elif "/commits/" in path:
             revision = parts[parts.index("commits") + 1]
             number = self.server.commits.index(self.server.commit(revision))
@@ -425,6 +440,10 @@ class HubHandler(BaseHTTPRequestHandler):
         if "/preupload/" in self.path:
             files = json.loads(body)["files"]
             self.answer({"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in files]})
+        elif "/paths-info/" in self.path:
+            _, _, files = self.server.commit(self.path.rpartition("/")[2])
+            paths = parse_qs(body.decode())["paths"]
+            self.answer([self.server.entry(name, files[name]) for name in paths if name in files])
         elif "/commit/" in self.path:
             lines = [json.loads(line) for line in body.splitlines()]
             header = next(line["value"] for line in lines if line["key"] == "header")
@@ -436,6 +455,8 @@ class HubHandler(BaseHTTPRequestHandler):
             for line in lines:
                 if line["key"] == "file":
                     files[line["value"]["path"]] = b64decode(line["value"]["content"])
+                elif line["key"] == "lfsFile":
+                    files[line["value"]["path"]] = self.server.large_content(line["value"]["oid"])
                 elif line["key"] == "deletedFile":
                     del files[line["value"]["path"]]
             self.server.commits.append((self.server.name(len(self.server.commits)), header["summary"], files))
@@ -499,8 +520,56 @@ def test_the_hub_gets_one_commit_and_goes_back(first: Path, second: Path, hub: H
     assert on_hub(hub) == SECOND
     back = roll_back(options, tmp_path, silent)
     assert (back.identity, back.previous) == (one.identity, two.identity)
+    assert (back.files, back.bytes, back.changed) == (one.files, one.bytes, 3), "two files and the README"
     assert on_hub(hub) == FIRST
     assert "hf_secret" not in json.dumps([title for _, title, _ in hub.commits])
+
+
+def test_going_back_leaves_large_files_on_the_hub(first: Path, second: Path, hub: Hub, tmp_path: Path) -> None:
+    options = PublishOptions(hugging_face=HubTarget(repository="me/site", kind="dataset"))
+    publish(first, options, tmp_path, silent)
+    publish(second, options, tmp_path, silent)
+    # As if it had been uploaded as a large one.
+    hub.large.add("a-1234567/00/0.js")
+    hub.requests.clear()
+    roll_back(options, tmp_path, silent)
+    assert on_hub(hub) == FIRST
+    downloads = {path.rpartition("/resolve/")[2].partition("/")[2] for path in hub.requests if "/resolve/" in path}
+    assert downloads == {"index.html", "README.md"}
+
+
+@pytest.mark.parametrize("work", [publish, roll_back])
+def test_a_commit_of_somebody_else_is_not_overwritten(
+    first: Path, second: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Any
+) -> None:
+    options = PublishOptions(hugging_face=HubTarget(repository="me/site"))
+    publish(first, options, tmp_path, silent)
+    publish(second, options, tmp_path, silent)
+    head = Repository.head
+
+    def meanwhile(self: Repository) -> str:
+        commit = head(self)
+        hub.commits.append((hub.name(len(hub.commits)), "Mine", {"mine.txt": b"years of work"}))
+        return commit
+
+    monkeypatch.setattr(Repository, "head", meanwhile)
+    arguments = (first, options) if work is publish else (options,)
+    with pytest.raises(InputError, match="publish.hugging_face"):
+        work(*arguments, tmp_path, silent)
+    assert hub.commits[-1][1:] == ("Mine", {"mine.txt": b"years of work"})
+
+
+@pytest.mark.parametrize("work", [publish, roll_back])
+def test_a_hub_that_returns_something_else_is_noticed(
+    first: Path, second: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Any
+) -> None:
+    options = PublishOptions(hugging_face=HubTarget(repository="me/site"))
+    publish(first, options, tmp_path, silent)
+    publish(second, options, tmp_path, silent)
+    monkeypatch.setattr("gluscope_assets_tests.core.publishing.test_publishing.b64decode", lambda content: b"damaged")
+    arguments = (first, options) if work is publish else (options,)
+    with pytest.raises(InputError, match="does not return .* as it was committed; publish again"):
+        work(*arguments, tmp_path, silent)
 
 
 def test_a_folder_with_more_files_than_the_hub_takes_is_refused_before_anything_is_sent(
