@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gluscope_assets.core.arrays import narrow
 from gluscope_assets.core.collect import kernel
 from gluscope_assets.core.collect.forward import Batch
 from gluscope_assets.core.errors import InputError, OutOfMemory
@@ -28,22 +29,6 @@ CELLS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 GATHERS_AT_ONCE = 4
 """How many times more cells are gathered together for peaks and windows: their operations are many and small."""
-
-HALF_OVERFLOWS = 65520.0
-"""The smallest magnitude that rounds to infinity in float16."""
-
-
-def narrow(values: Tensor) -> tuple[Tensor, bool]:
-    """Round each value to the nearest float16; a non-zero never becomes 0 and what does not fit stays float32.
-
-    Gives float16 and True if all fit, else float32 and False.
-    """
-    size = values.abs()
-    smallest = torch.finfo(torch.float16).smallest_normal * 2.0**-10
-    half = (values.sign() * size.clamp(min=smallest)).to(torch.float16)
-    if values.numel() == 0 or not bool((size >= HALF_OVERFLOWS).any()):
-        return half, True
-    return torch.where(size >= HALF_OVERFLOWS, values.float(), half.float()), False
 
 
 # The statistics of texts, in plain torch

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gluscope_assets.core.collect.reduction import narrow
+from gluscope_assets.core.arrays import narrow
 from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.activation import activation_function

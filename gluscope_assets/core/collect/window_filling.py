@@ -249,7 +249,7 @@ def _list_column(of_neurons: list[list[dict[str, Any]]]) -> pa.ListArray:
     """A column of examples with their windows."""
     import torch
 
-    from gluscope_assets.core.collect.reduction import narrow
+    from gluscope_assets.core.arrays import narrow
 
     entries = [entry for of_neuron in of_neurons for entry in of_neuron]
     cells = _offsets([len(entry["token"]) for entry in entries])

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from gluscope_assets.core.collect import kernel, reduction
 from gluscope_assets.core.collect.forward import Batch
-from gluscope_assets.core.collect.reduction import LayerState, narrow, text_statistics
+from gluscope_assets.core.collect.reduction import LayerState, text_statistics
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.gated_mlp import Activations
 from gluscope_assets.core.options import CollectionOptions
-from gluscope_assets_tests.support.reference import mlp_of, to_half
+from gluscope_assets_tests.support.reference import mlp_of
 
 OPTIONS = CollectionOptions(examples=4, window_before=5, window_after=3)
 NONE = torch.zeros(0, dtype=torch.int64)
@@ -197,11 +197,3 @@ def test_the_bytes_of_a_state_are_those_of_its_tensors() -> None:
     )  # fmt: skip
     expected = LayerState.bytes_of(7, OPTIONS)
     assert (sum(tensor.nbytes for tensor in tensors), sum(window.nbytes for window in state.windows)) == expected
-
-
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_narrowing_keeps_signs_and_what_does_not_fit(value: float) -> None:
-    narrowed, fits = narrow(torch.tensor([value]))
-    assert float(narrowed[0]) == to_half(np.float32(value))
-    assert fits == (abs(float(narrowed[0])) <= 65504)
-    assert np.sign(float(narrowed[0])) == np.sign(np.float32(value))
