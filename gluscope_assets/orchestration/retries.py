@@ -7,15 +7,13 @@ killed, which Dagster's run monitoring ends and its run retries start again (`de
 
 import errno
 import functools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
 import dagster as dg
 
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.processes import end_with_parent
 
 WAITS = (30.0, 120.0, 600.0)
 """Seconds before the second, third and fourth try of a stage; the fourth is the last."""
@@ -127,7 +125,8 @@ def tried_again_if_transient(
 
     @functools.wraps(body)
     def tried(context: dg.AssetExecutionContext, /, *arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
-        _end_with_run()
+        # A killed run must not keep the GPU busy.
+        end_with_parent()
         try:
             return body(context, *arguments, **options)
         except Exception as error:
@@ -143,19 +142,3 @@ def tried_again_if_transient(
             raise
 
     return tried
-
-
-def _end_with_run() -> None:
-    """End this process as soon as the run's own process is gone: a killed run must not keep the GPU busy.
-
-    Nothing where a stage runs in the process of its run.
-    """
-    if multiprocessing.parent_process() is not None:
-        threading.Thread(target=_end_with_parent, name="end with run", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -25,6 +25,7 @@ from gluscope_assets.orchestration import retries
 from gluscope_assets.orchestration.resources import GPU_POOL
 from gluscope_assets.orchestration.retries import is_transient
 from gluscope_assets_tests.support.failing import failing
+from gluscope_assets_tests.support.waiting import is_alive, until
 
 # Transient and permanent
 
@@ -181,9 +182,13 @@ def test_a_stage_that_waits_holds_no_slot(instance: dg.DagsterInstance, monkeypa
 
 def step_that_waits(file: str) -> None:
     """What a step's process does, as the test below starts it."""
-    retries._end_with_run()
-    Path(file).write_text(str(os.getpid()))
-    time.sleep(600)
+
+    @retries.tried_again_if_transient
+    def body(context: dg.AssetExecutionContext) -> None:
+        Path(file).write_text(str(os.getpid()))
+        time.sleep(600)
+
+    body(dg.build_asset_context())
 
 
 def test_a_step_ends_with_its_killed_run(tmp_path: Path) -> None:
@@ -199,20 +204,4 @@ def test_a_step_ends_with_its_killed_run(tmp_path: Path) -> None:
             os.kill(step, 0)
         finally:
             run.send_signal(signal.SIGKILL)
-    until(lambda: not alive(step))
-
-
-def until(true: object, seconds: float = 60) -> None:
-    """Wait until a function gives true."""
-    end = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def alive(process: int) -> bool:
-    try:
-        # A process that has ended and that nobody waits for is none.
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
+    until(lambda: not is_alive(step))

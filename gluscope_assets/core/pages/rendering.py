@@ -6,7 +6,6 @@ What a page shows belongs to `neuron_page`. The bytes do not depend on the numbe
 import multiprocessing
 import os
 import signal
-import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.pages.templates import write_page
 from gluscope_assets.core.paths import INDEX, LayerTables, page_file, pages_folder
+from gluscope_assets.core.processes import available_cores, end_with_parent
 from gluscope_assets.core.progress import Progress, no_progress
 
 FEWEST_FOR_PROCESSES = 256
@@ -152,7 +152,7 @@ def render_layers(
     ends the processes.
     """
     opener, total = Opener(), sum(len(source.neurons) for source in sources)
-    processes = len(os.sched_getaffinity(0)) if processes is None else processes
+    processes = available_cores() if processes is None else processes
     if processes > 1 and total >= FEWEST_FOR_PROCESSES:
         yield from _render_in_processes(site, sources, opener, progress, total, processes)
         return
@@ -269,14 +269,7 @@ _opener = Opener()
 def _start_worker() -> None:
     # The other cores have workers of their own.
     pa.set_cpu_count(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _render_run(site: Path, source: LayerSource, neurons: Sequence[int], opener: Opener = _opener) -> _Written:
