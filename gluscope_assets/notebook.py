@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gluscope_assets.core.collect.window_filling import window_pieces
 from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
@@ -248,7 +247,7 @@ class _Pieces:
         corpus, pieces = self.opened.corpus, []
         for window in windows.to_list():
             text, start, count = window["text"], window["start"], window["count"]
-            pieces.append(window_pieces(corpus, self.decoder, text, start, count) if count else [])
+            pieces.append(self.decoder.window_pieces(corpus.tokens_of(text), start, count) if count else [])
         return pl.Series(windows.name, pieces, pl.List(pl.String))
 
 

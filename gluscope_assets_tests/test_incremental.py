@@ -13,7 +13,7 @@ import yaml
 
 from gluscope_assets.core.collect.job import ShardState
 from gluscope_assets.core.corpus import tokenize as corpus_module
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.pages import templates
 from gluscope_assets.core.pages.layer_pages import LayerPages
 from gluscope_assets.definitions import build_defs

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.quadrants import oriented_quadrant
 from gluscope_assets.study.study import load_study
 from gluscope_assets_tests.site.conftest import needs_chromium

@@ -14,7 +14,8 @@ from gluscope_assets.commands.arguments import StudyName, named_checkpoints, nam
 from gluscope_assets.commands.build import run_plan
 from gluscope_assets.commands.instance import only_build, open_instance
 from gluscope_assets.commands.plan import Planner
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, source_version
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
+from gluscope_assets.core.corpus.tokenize import source_version
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import import_paper
 from gluscope_assets.core.files import hash_files

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.paths import StudyFolder, layer_neuron_pages
 from gluscope_assets.core.site.links import PAGE_LIMIT, broken_links, oversized_pages
 from gluscope_assets.orchestration.partitions import by_checkpoint, keys_of_run

@@ -14,7 +14,7 @@ from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.site.overview import MeasuredCheckpoint, Measurement, Pass
 
 if TYPE_CHECKING:
-    from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+    from gluscope_assets.core.corpus.texts import TokenizedCorpus
     from gluscope_assets.core.model.checkpoint import Checkpoint
     from gluscope_assets.study.study import Study
 

@@ -35,7 +35,8 @@ from gluscope_assets.core.collect.forward import Batch, Forward, batch_of
 from gluscope_assets.core.collect.job import ShardState, one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.collect.reduction import LayerState, compiled_text_statistics, text_statistics
 from gluscope_assets.core.corpus.sample import choose_sample
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, cut_into_packs, tokenize_corpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
+from gluscope_assets.core.corpus.tokenize import cut_into_packs, tokenize_corpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import load_model, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations

@@ -15,7 +15,8 @@ import torch
 
 from gluscope_assets.core.collect.forward import Forward
 from gluscope_assets.core.collect.job import Collection, collect
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, tokenize_corpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
+from gluscope_assets.core.corpus.tokenize import tokenize_corpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.site.overview import Measurement, Overview, overview_of

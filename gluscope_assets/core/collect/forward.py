@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
 from gluscope_assets.core.model.taps import Receiver, Taps

@@ -32,7 +32,7 @@ from gluscope_assets.core.collect import kernel, shards
 from gluscope_assets.core.collect.forward import Batch, Forward
 from gluscope_assets.core.collect.reduction import LayerState
 from gluscope_assets.core.corpus.sample import Sample, choose_sample
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.files import hash_of
 from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape, check_checkpoint, load_model

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from gluscope_assets.core.arrays import narrow
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.options import CollectionOptions

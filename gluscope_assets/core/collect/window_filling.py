@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
 from gluscope_assets.core.options import CollectionOptions
@@ -133,13 +132,6 @@ def write_windows(
     filled = fill_windows(pq.read_table(require_file(path)), model, corpus, neurons, options, stack)
     reach = {"window_before": options.window_before, "window_after": options.window_after}
     write_parquet(filled, path, {**read_provenance(path), **reach})
-
-
-def window_pieces(corpus: TokenizedCorpus, decoder: TokenDecoder, text: int, start: int, count: int) -> list[str]:
-    """The tokens [start, start + count) of a text as strings, characters whole wherever the window begins and ends."""
-    low = max(0, start - CONTEXT_TOKENS)
-    tokens = corpus.tokens_of(text)[low : start + count + CONTEXT_TOKENS]
-    return decoder.pieces(tokens.tolist())[start - low : start - low + count]
 
 
 def _peaks(

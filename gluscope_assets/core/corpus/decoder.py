@@ -129,6 +129,14 @@ class TokenDecoder:
             pieces[first:last] = self.whole_pieces(tokens[first:last])
         return pieces
 
+    def window_pieces(self, tokens: np.ndarray, start: int, count: int) -> list[str]:
+        """The pieces of [start, start + count) of a whole text's `tokens`, an integer array [n].
+
+        Characters are whole wherever the window begins and ends.
+        """
+        low = max(0, start - CONTEXT_TOKENS)
+        return self.pieces(tokens[low : start + count + CONTEXT_TOKENS].tolist())[start - low : start - low + count]
+
     def splits(self, tokens: np.ndarray) -> bool:
         """Whether any of `tokens`, an integer array [n], is not whole characters."""
         return bool(self.split[tokens[(tokens >= 0) & (tokens < len(self.split))]].any())

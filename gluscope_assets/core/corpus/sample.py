@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.options import CollectionOptions
 
 TOKENS_AT_ONCE = 1 << 18

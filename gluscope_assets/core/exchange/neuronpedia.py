@@ -24,9 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.collect.window_filling import window_pieces
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file
 from gluscope_assets.core.model.activation import activation_function
@@ -251,7 +250,7 @@ class _Examples:
             yield {
                 "id": _identifier(layer.source.checkpoint_key, place["modelId"], place["layer"], place["index"], text),
                 **place,
-                "tokens": window_pieces(layer.corpus, layer.decoder, text, start, high - low),
+                "tokens": layer.decoder.window_pieces(layer.corpus.tokens_of(text), start, high - low),
                 "values": [_rounded(value) for value in values],
                 "maxValue": _rounded(largest),
                 "maxValueTokenIndex": peak,

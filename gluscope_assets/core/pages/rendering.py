@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file
 from gluscope_assets.core.pages.layer_pages import LayerPages, NeuronPage, Summary

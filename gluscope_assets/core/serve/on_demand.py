@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.pages.explorer_columns import GROUPS, write_columns, write_vocabulary

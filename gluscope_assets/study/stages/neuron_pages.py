@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.files import replacing
 from gluscope_assets.core.pages.explorer_columns import write_columns, write_vocabulary
 from gluscope_assets.core.pages.rendering import render_layers

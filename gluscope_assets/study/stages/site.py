@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.exchange.dataset import remove_dataset, write_dataset
 from gluscope_assets.core.pages.strips import Training
 from gluscope_assets.core.paths import DATASET, INDEX, LayerTables, StudyFolder

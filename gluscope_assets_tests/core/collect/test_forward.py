@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from gluscope_assets.core.collect.forward import Batch, Forward, batch_of, similar_lengths
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets_tests.support.reference import TableModel, corpus_of

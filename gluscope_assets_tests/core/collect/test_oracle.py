@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from gluscope_assets.core.collect.verify import verify_aggregate
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import base_model, resolve_checkpoint
 from gluscope_assets.core.model.weights import Reader, neuron_vectors, orientation

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, cut_into_packs, source_version, tokenize_corpus
+from gluscope_assets.core.corpus.tokenize import cut_into_packs, source_version, tokenize_corpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import Checkpoint
@@ -120,10 +120,3 @@ def test_bad_sources_are_one_sentence_and_write_nothing(tmp_path: Path, checkpoi
             tokenize_corpus(options, checkpoint, tmp_path / "out" / "texts.parquet", {})
         assert "\n" not in str(raised.value)
     assert not list(tmp_path.glob("out/*"))
-
-
-def test_files_of_another_make_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "plain.parquet"
-    pq.write_table(pa.table({"token": [[1]]}), path)
-    with pytest.raises(InputError, match="no GLUScope provenance"):
-        TokenizedCorpus.open(path)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from gluscope_assets.core.collect.window_filling import fill_windows, write_windows
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import export_paper, import_paper
 from gluscope_assets.core.files import read_provenance

@@ -13,7 +13,8 @@ from gluscope_assets.core.collect.job import Collection, collect
 from gluscope_assets.core.collect.shards import merge_shards
 from gluscope_assets.core.collect.verify import verify_aggregate
 from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.corpus.tokenize import TokenizedCorpus, tokenize_corpus
+from gluscope_assets.core.corpus.texts import TokenizedCorpus
+from gluscope_assets.core.corpus.tokenize import tokenize_corpus
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
