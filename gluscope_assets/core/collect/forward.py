@@ -53,7 +53,7 @@ class Batch:
     """[tokens]"""
     position: npt.NDArray[np.int32]
     """[tokens], each token's place in its text: 0, 1, … or, in a part, the places of its tokens, ascending."""
-    is_part: bool = False
+    is_routed: bool = False
     """Whether tokens of the texts are missing: an expert sees only those routed to it."""
 
     @cached_property
@@ -61,8 +61,8 @@ class Batch:
         """[texts + 1]; text i is token[offsets[i]:offsets[i + 1]]."""
         return np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
 
-    def part(self, tokens: npt.NDArray[np.int64]) -> "Batch":
-        """Some tokens, ascending, with only those texts that have any."""
+    def routed(self, tokens: npt.NDArray[np.int64]) -> "Batch":
+        """The batch as an expert sees it: the `tokens` routed to it, ascending, and only the texts that have any."""
         text = np.searchsorted(self.offsets, tokens, side="right") - 1
         present, length = np.unique(text, return_counts=True)
         return Batch(

@@ -566,7 +566,7 @@ class ShardState:
                     routed = activations.tokens.cpu().numpy()
                     place = np.searchsorted(routed, tokens).clip(max=len(routed) - 1)
                     here = routed[place] == tokens
-                    part = batch.part(routed)
+                    part = batch.routed(routed)
                     state.reduce(activations, part, torch.from_numpy(place[here]), torch.from_numpy(rows[here]))
             except torch.OutOfMemoryError as error:
                 # Half a reduction cannot be taken back: this batch must not be forwarded again.

@@ -31,21 +31,21 @@ typedef struct {
     const uint8_t *counted;               /* [tokens] */
     const int64_t *offset;                /* [texts + 1] */
     const int32_t *text;                  /* [texts], their numbers in the corpus */
-    const int32_t *place;                 /* [tokens], their positions in their texts, ascending in each */
+    const int32_t *position;              /* [tokens], in their texts, ascending in each */
     int64_t texts, neurons, examples, before, window;
-    int64_t is_part; /* whether tokens of the texts are missing: their cells of windows are undefined, not 0 */
+    int64_t is_routed; /* whether an expert sees these tokens alone: cells of windows for others are undefined, not 0 */
     int64_t *count;        /* [quadrants, neurons] */
     double *sum, *squares; /* [quadrants, activations, neurons] */
     float *largest;        /* [quadrants, activations, neurons] */
     float *value, *post;   /* [lists, neurons, examples], ordered best first */
-    int32_t *list_text, *position;
+    int32_t *list_text, *list_position;
     int64_t *slot;                 /* [lists, neurons, examples], where the example's window lies */
     void *windows[2];              /* of gate and in, [lists, neurons, examples, window] */
     int64_t wide[2];               /* whether they are float32 instead of float16 */
     int64_t unfit[2];              /* set where a value did not fit float16: its window must be widened and copied again */
 } Work;
 
-/* The running statistics of one neuron in one quadrant. A part for each activation. */
+/* The running statistics of one neuron in one quadrant, an element for each activation. */
 typedef struct {
     FourDouble sum, squares;
     Four largest; /* of the present text */
@@ -104,8 +104,8 @@ static inline void choose_cells(const float *gate, const float *in, int counted,
 static void load_last(Work *work, int64_t neuron, Four last[QUADRANTS]) {
     for (int q = 0; q < QUADRANTS; q++)
         for (int a = 0; a < ACTIVATIONS; a++) {
-            int64_t place = (LIST[q][a] * work->neurons + neuron + 1) * work->examples - 1;
-            last[q][a] = LIST[q][a] < 0 ? NAN : work->list_text[place] < 0 ? -0.5f : fabsf(work->value[place]);
+            int64_t entry = (LIST[q][a] * work->neurons + neuron + 1) * work->examples - 1;
+            last[q][a] = LIST[q][a] < 0 ? NAN : work->list_text[entry] < 0 ? -0.5f : fabsf(work->value[entry]);
         }
 }
 
@@ -122,18 +122,19 @@ static inline void write_cell(Work *work, int a, int64_t to, float x) {
 
 /* Copy gate and in around a peak to slot `to` of the windows. Outside the text is 0. */
 static inline void copy_windows(Work *work, int64_t to, int64_t neuron, int64_t peak, int64_t first, int64_t end) {
-    /* The window's tokens stand together, though some of its positions may be missing. */
-    int64_t start = work->place[peak] - work->before, stop = start + work->window, head = peak, tail = peak + 1;
-    while (head > first && work->place[head - 1] >= start) head--;
-    while (tail < end && work->place[tail] < stop) tail++;
+    /* [head, tail): the tokens of the text [first, end) that lie in the window, which covers positions [start, stop) of it.
+     * They stand together, though some of its positions may be missing. */
+    int64_t start = work->position[peak] - work->before, stop = start + work->window, head = peak, tail = peak + 1;
+    while (head > first && work->position[head - 1] >= start) head--;
+    while (tail < end && work->position[tail] < stop) tail++;
     for (int a = GATE; a <= IN; a++) {
         int64_t cell = 0;
         for (int64_t token = head; token < tail; token++) {
-            for (; start + cell < work->place[token]; cell++)
-                write_cell(work, a, to * work->window + cell, work->is_part ? NAN : 0);
+            for (; start + cell < work->position[token]; cell++)
+                write_cell(work, a, to * work->window + cell, work->is_routed ? NAN : 0);
             write_cell(work, a, to * work->window + cell++, work->activation[a][token * work->neurons + neuron] + 0.0f);
         }
-        for (; cell < work->window; cell++) write_cell(work, a, to * work->window + cell, work->is_part ? NAN : 0);
+        for (; cell < work->window; cell++) write_cell(work, a, to * work->window + cell, work->is_routed ? NAN : 0);
     }
 }
 
@@ -150,23 +151,23 @@ static inline int before(Example a, Example b, int breaks_tie) {
     return a.text < b.text;
 }
 
-/* Put an example into its place in a list. Returns the slot of its window, or -1 if it does not enter. */
+/* Put an example where it belongs in a list. Returns the slot of its window, or -1 if it does not enter. */
 static int64_t insert(Work *work, int64_t row, Example example, int breaks_tie) {
-    int64_t last = work->examples - 1, start = row * work->examples, place = start + last;
-    while (place >= start) {
-        Example other = {work->value[place], work->post[place], work->list_text[place], work->position[place]};
+    int64_t last = work->examples - 1, start = row * work->examples, entry = start + last;
+    while (entry >= start) {
+        Example other = {work->value[entry], work->post[entry], work->list_text[entry], work->list_position[entry]};
         if (!before(example, other, breaks_tie)) break;
-        place--;
+        entry--;
     }
-    if (++place > start + last) return -1;
-    int64_t slot = work->slot[start + last], moved = start + last - place;
-    memmove(work->value + place + 1, work->value + place, moved * sizeof *work->value);
-    memmove(work->post + place + 1, work->post + place, moved * sizeof *work->post);
-    memmove(work->list_text + place + 1, work->list_text + place, moved * sizeof *work->list_text);
-    memmove(work->position + place + 1, work->position + place, moved * sizeof *work->position);
-    memmove(work->slot + place + 1, work->slot + place, moved * sizeof *work->slot);
-    work->value[place] = example.value, work->post[place] = example.post;
-    work->list_text[place] = example.text, work->position[place] = example.position, work->slot[place] = slot;
+    if (++entry > start + last) return -1;
+    int64_t slot = work->slot[start + last], moved = start + last - entry;
+    memmove(work->value + entry + 1, work->value + entry, moved * sizeof *work->value);
+    memmove(work->post + entry + 1, work->post + entry, moved * sizeof *work->post);
+    memmove(work->list_text + entry + 1, work->list_text + entry, moved * sizeof *work->list_text);
+    memmove(work->list_position + entry + 1, work->list_position + entry, moved * sizeof *work->list_position);
+    memmove(work->slot + entry + 1, work->slot + entry, moved * sizeof *work->slot);
+    work->value[entry] = example.value, work->post[entry] = example.post;
+    work->list_text[entry] = example.text, work->list_position[entry] = example.position, work->slot[entry] = slot;
     return slot;
 }
 
@@ -198,13 +199,15 @@ static __attribute__((noinline)) void insert_peaks(Work *work, int64_t text, int
             if (!(wanted[q] >> a & 1)) continue;
             int64_t at = peak[q][a] * work->neurons + neuron, row = LIST[q][a] * work->neurons + neuron;
             Example example = {work->activation[a][at], work->activation[POST][at], work->text[text],
-                               work->place[peak[q][a]]};
+                               work->position[peak[q][a]]};
             int64_t slot = insert(work, row, example, a == ACT);
             if (slot < 0) continue;
             copy_windows(work, row * work->examples + slot, neuron, peak[q][a], first, end);
         }
 }
 
+/* Add one token's activations to the cells [width, QUADRANTS] of a block of neurons: four neurons at a time, whose rows of
+ * activations are turned so that a neuron's four lie in one vector. */
 static inline void fold_token(Work *work, int64_t token, int64_t block, int width, Cell *cells) {
     const float *row[ACTIVATIONS];
     for (int a = 0; a < ACTIVATIONS; a++) {
@@ -235,8 +238,9 @@ static inline int choose_lists(const Cell *cells, const Four last[QUADRANTS], in
     return any;
 }
 
-/* Fold a batch into a layer's state. Returns 0; 1 if an activation is infinite or undefined: then the state is of no use
- * any more. */
+/* Fold a batch into a layer's state: for each block of neurons all texts, for each text all tokens, so that a block's cells
+ * stay in the first-level cache while the activations stream past. Returns 0; 1 if an activation is infinite or undefined:
+ * then the state is of no use any more. */
 int gluscope_reduce(Work *work) {
     for (int64_t block = 0; block < work->neurons; block += BLOCK) {
         int width = (int)(work->neurons - block < BLOCK ? work->neurons - block : BLOCK);

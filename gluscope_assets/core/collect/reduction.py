@@ -42,11 +42,12 @@ def quadrant_weights(gate: Tensor, in_: Tensor, counted: Tensor) -> list[Tensor]
     """
     gate_signs, in_signs = _sign_weights(gate), _sign_weights(in_)
     in_signs = {name: sign * counted[..., None] for name, sign in in_signs.items()}
-    # The signs' places in a name such as gate+_in-.
+    # The 5th and the 9th letter of a name such as gate+_in- are the signs.
     return [gate_signs[quadrant[4]] * in_signs[quadrant[8]] for quadrant in QUADRANTS]
 
 
 def _sign_weights(values: Tensor) -> dict[str, Tensor]:
+    """1.0 where a value is positive and where it is negative, 0.0 elsewhere, each of the shape of `values`."""
     sign = values.sign()
     positive = sign.clamp(min=0) + 0.0  # -0.0 + 0.0 is 0.0: no weight is a negative zero
     return {"+": positive, "-": positive - sign}
@@ -62,16 +63,16 @@ def text_statistics(
     """
     counts, sums, squares, largest = [], [], [], []
     for weight in quadrant_weights(gate, in_, counted):
-        count = weight.sum(dim=1)
+        count = weight.sum(dim=1)  # [texts, neurons]
         counts.append(count)
         for value in (gate, in_, act, post):
-            inside = value * weight
+            inside = value * weight  # [texts, positions, neurons]
             wide = inside.double()
-            sums.append(wide.sum(dim=1))
+            sums.append(wide.sum(dim=1))  # [texts, neurons], as the two below
             squares.append(wide.square_().sum(dim=1))
             largest.append(torch.where(count > 0, inside.abs_().amax(dim=1), -1.0))
     shape = (len(QUADRANTS), len(ACTIVATIONS), *counts[0].shape)
-    stacked = (torch.stack(parts).view(shape) for parts in (sums, squares, largest))
+    stacked = (torch.stack(of_quadrants).view(shape) for of_quadrants in (sums, squares, largest))
     return torch.stack(counts), *stacked  # type: ignore[return-value]
 
 
@@ -146,6 +147,7 @@ class LayerState:
     def reduce(self, activations: Activations, batch: Batch, tokens: Tensor, rows: Tensor) -> None:
         """Fold in a batch: its statistics and examples, and gate and in of its sampled `tokens` as `rows` of the sample.
 
+        Activations are [tokens, neurons] in the order of the batch; `tokens` and `rows` are int64 [sampled positions].
         InputError if an activation is infinite or undefined.
         """
         library = kernel.load() if activations.gate.device.type == "cpu" else None
@@ -154,14 +156,13 @@ class LayerState:
             self._raise_not_finite(activations, batch)
         self.positions += int(batch.counted.sum())
         for number, activation in enumerate((activations.gate, activations.in_)):
-            cells, fits = narrow(activation[tokens.to(activation.device)].float())
+            cells, fits = narrow(activation[tokens.to(activation.device)].float())  # [sampled positions, neurons]
             if not fits:
                 self.sample[number] = self.sample[number].float()
             self.sample[number][rows] = cells.to(self.sample[number])
 
     def _raise_not_finite(self, activations: Activations, batch: Batch) -> None:
-        parts = {"gate": activations.gate, "in": activations.in_, "act": self._act(activations), "post": activations.post}
-        for name, tensor in parts.items():
+        for name, tensor in self._by_name(activations).items():
             wrong = (~torch.isfinite(tensor)).any(dim=1).nonzero()[:, 0].tolist()
             if wrong:
                 text = batch.text[batch.offsets.searchsorted(wrong[0], side="right") - 1]
@@ -171,24 +172,26 @@ class LayerState:
                 )
         raise AssertionError("the reduction found a value that is not finite, and there is none")
 
-    def _act(self, activations: Activations) -> Tensor:
-        return self.mlp.act(activations.gate.float()) if activations.act is None else activations.act
+    def _by_name(self, activations: Activations) -> dict[str, Tensor]:
+        """Each of ACTIVATIONS, [tokens, neurons]; act computed in float32 where the model's own is narrower."""
+        act = self.mlp.act(activations.gate.float()) if activations.act is None else activations.act
+        return dict(zip(ACTIVATIONS, (activations.gate, activations.in_, act, activations.post), strict=True))
 
     def _reduce(self, library: CDLL, activations: Activations, batch: Batch) -> bool:
         """Fold in a batch with the C kernel; False if an activation is not finite."""
-        parts = (activations.gate, activations.in_, self._act(activations), activations.post)
+        wide = (tensor.float().contiguous() for tensor in self._by_name(activations).values())
         outcome = kernel.reduce(
             library,
             kernel.Arguments(
-                activation=tuple(part.float().contiguous() for part in parts),  # type: ignore[arg-type]
+                activation=tuple(wide),  # type: ignore[arg-type]
                 counted=torch.from_numpy(batch.counted),
                 offset=torch.from_numpy(batch.offsets),
                 text=torch.from_numpy(batch.text),
-                place=torch.from_numpy(batch.position),
+                position=torch.from_numpy(batch.position),
                 examples=self.options.examples,
                 before=self.options.window_before,
                 window=self.options.window,
-                is_part=batch.is_part,
+                is_routed=batch.is_routed,
                 state=(
                     self.count, self.sum, self.sum_of_squares, self.largest,
                     self.value, self.post, self.text, self.position, self.slot,
@@ -200,49 +203,52 @@ class LayerState:
             for number, unfit in enumerate(outcome.unfit):
                 if unfit:
                     self.windows[number] = self.windows[number].float()
-            row, place = torch.isin(self.text, torch.from_numpy(batch.text)).nonzero(as_tuple=True)
-            column = torch.from_numpy(batch.text.argsort())[
-                torch.searchsorted(torch.from_numpy(batch.text).sort()[0], self.text[row, place])
-            ]
-            self._copy_windows(activations, batch, row, self.slot[row, place], column, self.position[row, place].long())
+            # All examples from this batch, [examples] each: their list's row, their rank in it, their text in the batch.
+            row, rank = torch.isin(self.text, torch.from_numpy(batch.text)).nonzero(as_tuple=True)
+            ordered, order = torch.from_numpy(batch.text).sort()
+            column = order[torch.searchsorted(ordered, self.text[row, rank])]
+            self._copy_windows(activations, batch, row, self.slot[row, rank], column, self.position[row, rank].long())
         return outcome.finite
 
     def _reduce_plainly(self, activations: Activations, batch: Batch) -> bool:
         """Fold in a batch with torch's own operations; False if an activation is not finite."""
         device = activations.gate.device
         statistics = text_statistics if device.type == "cpu" else compiled_text_statistics()
-        counted = torch.from_numpy(batch.counted).to(device)
-        found: list[tuple[Tensor, ...]] = []
+        counted = torch.from_numpy(batch.counted).to(device)  # [tokens]
+        measured: list[tuple[Tensor, ...]] = []
 
         def measure(texts: slice) -> None:
+            # [texts, positions] both, [texts, positions, neurons] the activations.
             token, real = token_grid(batch, torch.arange(texts.start, texts.stop, device=device))
-            gate, in_, post = (part[token].float() for part in (activations.gate, activations.in_, activations.post))
+            gate, in_, post = (whole[token].float() for whole in (activations.gate, activations.in_, activations.post))
             act = self.mlp.act(gate) if activations.act is None else activations.act[token]
-            found.append(statistics(gate, in_, act, post, (counted[token] & real).float()))
+            measured.append(statistics(gate, in_, act, post, (counted[token] & real).float()))
 
-        self._part_by_part(len(batch.text), int(batch.length.max()) * self.mlp.width, measure)
-        count, sums, squares, largest = (torch.cat(parts, dim=-2) for parts in zip(*found, strict=True))
+        self._by_slices(len(batch.text), int(batch.length.max()) * self.mlp.width, measure)
+        # count [Q, texts, neurons], the others [Q, A, texts, neurons].
+        count, sums, squares, largest = (torch.cat(slices, dim=-2) for slices in zip(*measured, strict=True))
         if not bool(torch.isfinite(squares).all()):
             return False
-        self.count += count.sum(dim=1, dtype=torch.float64).long()
-        self.sum += sums.sum(dim=2)
+        self.count += count.sum(dim=1, dtype=torch.float64).long()  # [Q, neurons]
+        self.sum += sums.sum(dim=2)  # [Q, A, neurons], as the two below
         self.sum_of_squares += squares.sum(dim=2)
         torch.maximum(self.largest, largest.amax(dim=2), out=self.largest)
+        # [texts, neurons] each.
         lists = [largest[QUADRANTS.index(quadrant), ACTIVATIONS.index(activation)] for quadrant, activation in LISTS]
         self._insert(activations, batch, torch.stack(lists, dim=1))
         return True
 
-    def _part_by_part(self, count: int, cells: int, work: Callable[[slice], None]) -> None:
-        """Do `work` on parts of `count` things of so many cells each, smaller parts when memory runs out."""
+    def _by_slices(self, count: int, cells: int, work: Callable[[slice], None]) -> None:
+        """Do `work` on slices of `count` things of so many cells each, smaller slices when memory runs out."""
         first = 0
         while first < count:
-            part = slice(first, min(count, first + max(1, self.cells_at_once // cells)))
+            chosen = slice(first, min(count, first + max(1, self.cells_at_once // cells)))
             try:
-                work(part)
+                work(chosen)
             except torch.OutOfMemoryError as error:
                 self._halve(error)
             else:
-                first = part.stop
+                first = chosen.stop
 
     def _halve(self, error: torch.OutOfMemoryError) -> None:
         """Process half as much at once from now on. OutOfMemory if that is less than one token of all neurons."""
@@ -257,16 +263,17 @@ class LayerState:
 
     def _insert(self, activations: Activations, batch: Batch, largest: Tensor) -> None:
         """Put the texts whose largest |value| [texts, lists, neurons] reaches a list's last example into that list."""
+        # Rows are those of the lists, a row for each list and neuron; columns are the batch's texts.
         keep = self.options.examples
-        reached = largest.flatten(1).T
-        last = torch.where(self.text[:, -1] == NO_TEXT, -0.5, self.value[:, -1].abs())[:, None]
-        enters = reached >= last
-        changed = enters.any(dim=1).nonzero()[:, 0]
+        reached = largest.flatten(1).T  # [rows, texts]
+        last = torch.where(self.text[:, -1] == NO_TEXT, -0.5, self.value[:, -1].abs())[:, None]  # [rows, 1]
+        enters = reached >= last  # [rows, texts]
+        changed = enters.any(dim=1).nonzero()[:, 0]  # [changed rows]
         if len(changed) == 0:
             return
-        at, column = enters[changed].nonzero(as_tuple=True)
-        position, value, post = self._peaks(activations, batch, changed[at], column, reached[changed[at], column])
-        text = torch.from_numpy(batch.text).to(value.device)
+        at, column = enters[changed].nonzero(as_tuple=True)  # [entering], among the changed rows and the texts
+        position, value, post = self._peaks(activations, batch, changed[at], column, reached[changed[at], column])  # [entering]
+        text = torch.from_numpy(batch.text).to(value.device)  # [texts]
         new = {
             "value": torch.zeros(len(changed), len(text), device=value.device),
             "post": torch.zeros(len(changed), len(text), device=value.device),
@@ -275,68 +282,70 @@ class LayerState:
         }
         for name, entries in (("value", value), ("post", post), ("text", text[column]), ("position", position.to(torch.int32))):
             new[name][at, column] = entries
+        # [changed rows, K + texts] each; then the K of them that stay, best first.
         merged = {name: torch.cat([getattr(self, name)[changed], entries], dim=1) for name, entries in new.items()}
-        order = best(**merged, breaks_tie=self.breaks_tie[changed], keep=keep)
-        slot = self._reassigned_slots(self.slot[changed], order)
+        order = best(**merged, breaks_tie=self.breaks_tie[changed], keep=keep)  # [changed rows, K]
+        slot = self._reassigned_slots(self.slot[changed], order)  # [changed rows, K]
         for name, both in merged.items():
             getattr(self, name)[changed] = both.gather(1, order)
         self.slot[changed] = slot
-        at, place = ((order >= keep) & (self.text[changed] != NO_TEXT)).nonzero(as_tuple=True)
+        at, rank = ((order >= keep) & (self.text[changed] != NO_TEXT)).nonzero(as_tuple=True)  # [entered]
         row = changed[at]
-        self._copy_windows(activations, batch, row, slot[at, place], order[at, place] - keep, self.position[row, place].long())
+        self._copy_windows(activations, batch, row, slot[at, rank], order[at, rank] - keep, self.position[row, rank].long())
 
     def _peaks(
         self, activations: Activations, batch: Batch, row: Tensor, column: Tensor, largest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Position, signed value and post of the peak of text `column` in list row `row`, whose |value| is `largest`.
 
-        The peak is the first position with that |value|; for act the one of these with the largest |post|.
+        All are [peaks]; position is int64, in the text, value and post float32. The peak
+        is the first position with that |value|; for act the one of these with the largest |post|.
         """
-        neuron, number = row % self.mlp.width, row // self.mlp.width
+        neuron, number = row % self.mlp.width, row // self.mlp.width  # [peaks], as all until `find`
         position = torch.empty_like(row)
         value, post = torch.empty_like(largest), torch.empty_like(largest)
-        counted = torch.from_numpy(batch.counted).to(row.device)
-        places = torch.from_numpy(batch.position).to(row.device).long()
-        wholes = {"gate": activations.gate, "in": activations.in_, "act": self._act(activations), "post": activations.post}
+        counted = torch.from_numpy(batch.counted).to(row.device)  # [tokens]
+        positions = torch.from_numpy(batch.position).to(row.device).long()  # [tokens]
+        activation_of = self._by_name(activations)  # [tokens, neurons] each
 
-        def find(part: slice) -> None:
-            for list_number in sorted(set(number[part].tolist())):
+        def find(peaks: slice) -> None:
+            for list_number in sorted(set(number[peaks].tolist())):
                 quadrant, activation = LISTS[list_number]
-                chosen = (number[part] == list_number).nonzero()[:, 0] + part.start
-                token, real = token_grid(batch, column[chosen])
-                of = neuron[chosen, None]
-                ranked = wholes[activation]
-                peak = real & (ranked[token, of].abs() == largest[chosen, None])
+                chosen = (number[peaks] == list_number).nonzero()[:, 0] + peaks.start  # [chosen peaks]
+                token, real = token_grid(batch, column[chosen])  # [chosen peaks, positions]
+                of = neuron[chosen, None]  # [chosen peaks, 1]
+                ranked = activation_of[activation]
+                peak = real & (ranked[token, of].abs() == largest[chosen, None])  # [chosen peaks, positions]
                 # Only where the same |value| stands at several positions must the quadrant and |post| decide.
-                several = (peak.sum(dim=1) > 1).nonzero()[:, 0]
-                at, beside = token[several], of[several]
-                inside = peak[several] & counted[at]
+                several = (peak.sum(dim=1) > 1).nonzero()[:, 0]  # [tied peaks]
+                at, beside = token[several], of[several]  # [tied peaks, positions], [tied peaks, 1]
+                inside = peak[several] & counted[at]  # [tied peaks, positions]
                 for name, sign in (("gate", quadrant[4]), ("in", quadrant[8])):
-                    values = wholes[name][at, beside]
+                    values = activation_of[name][at, beside]
                     inside &= (values > 0) if sign == "+" else (values < 0)
-                preference = peak.to(torch.float32)
+                preference = peak.to(torch.float32)  # [chosen peaks, positions]
                 if activation == "act":
-                    preference[several] = torch.where(inside, wholes["post"][at, beside].float().abs(), -1.0)
+                    preference[several] = torch.where(inside, activation_of["post"][at, beside].float().abs(), -1.0)
                 else:
                     preference[several] = inside.to(torch.float32)
                 # argmax gives the first of equals.
-                first = preference.argmax(dim=1)
-                where = token.gather(1, first[:, None])[:, 0]
-                position[chosen] = places[where]
+                first = preference.argmax(dim=1)  # [chosen peaks]
+                where = token.gather(1, first[:, None])[:, 0]  # [chosen peaks], tokens
+                position[chosen] = positions[where]
                 value[chosen] = ranked[where, neuron[chosen]].float()
-                post[chosen] = wholes["post"][where, neuron[chosen]].float()
+                post[chosen] = activation_of["post"][where, neuron[chosen]].float()
 
-        self._part_by_part(len(row), max(1, int(batch.length.max()) // GATHERS_AT_ONCE), find)
+        self._by_slices(len(row), max(1, int(batch.length.max()) // GATHERS_AT_ONCE), find)
         return position, value, post
 
     def _reassigned_slots(self, slot: Tensor, order: Tensor) -> Tensor:
         """The window slots [rows, K] of the entries in `order`: kept entries keep theirs, new ones take free ones."""
         keep = self.options.examples
-        old = order < keep
+        old = order < keep  # [rows, K], as all but the two below
         kept = slot.gather(1, order.clamp(max=keep - 1))
         taken = torch.zeros_like(slot, dtype=torch.bool)
-        rows, places = old.nonzero(as_tuple=True)
-        taken[rows, kept[rows, places]] = True
+        row, rank = old.nonzero(as_tuple=True)  # [kept entries]
+        taken[row, kept[row, rank]] = True
         free = taken.to(torch.int8).argsort(dim=1, stable=True)
         nth = (~old).cumsum(dim=1) - 1
         return torch.where(old, kept, free.gather(1, nth.clamp(min=0)))
@@ -344,45 +353,49 @@ class LayerState:
     def _copy_windows(
         self, activations: Activations, batch: Batch, row: Tensor, slot: Tensor, column: Tensor, position: Tensor
     ) -> None:
-        """Copy gate and in around `position` of text `column` to (row, slot).
+        """Copy gate and in around `position` of text `column` to (row, slot), all int64 [windows].
 
         Outside the text is 0, a position that is not in the batch undefined.
         """
         around = torch.arange(-self.options.window_before, self.options.window_after + 1, device=row.device)
-        missing = torch.nan if batch.is_part else 0.0
+        missing = torch.nan if batch.is_routed else 0.0
 
-        def copy(part: slice) -> None:
-            token, within = tokens_at(batch, column[part, None], position[part, None] + around)
-            of = row[part, None] % self.mlp.width
+        def copy(chosen: slice) -> None:
+            # [chosen windows, window] both; [chosen windows, 1] the neurons.
+            token, within = tokens_at(batch, column[chosen, None], position[chosen, None] + around)
+            of = row[chosen, None] % self.mlp.width
             for number, activation in enumerate((activations.gate, activations.in_)):
                 cells, fits = narrow(torch.where(within, activation[token, of].float(), missing))
                 if not fits and self.windows[number].dtype == torch.float16:
                     self.windows[number] = self.windows[number].float()
                 stored = self.windows[number]
-                stored[row[part].to(stored.device), slot[part].to(stored.device)] = cells.to(stored)
+                stored[row[chosen].to(stored.device), slot[chosen].to(stored.device)] = cells.to(stored)
 
-        self._part_by_part(len(row), max(1, self.options.window // GATHERS_AT_ONCE), copy)
+        self._by_slices(len(row), max(1, self.options.window // GATHERS_AT_ONCE), copy)
 
 
 def tokens_at(batch: Batch, text: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens at some positions of the batch's texts, and whether they are there; any token where they are not."""
+    """The tokens at some positions of the batch's texts, and whether they are there; any token where they are not.
+
+    `text` and `position` are int64 and broadcast to the shape of both results; texts are numbered within the batch.
+    """
     offsets = torch.from_numpy(batch.offsets).to(text.device)
     first, end = offsets[text], offsets[text + 1]
     token = first + position
-    if not batch.is_part:
+    if not batch.is_routed:
         within = (token >= first) & (token < end)
         return torch.where(within, token, first), within
     # Texts are set so far apart on one line that no position of one reaches another.
-    places = torch.from_numpy(batch.position).to(text.device).long()
-    apart = 2 * int(places.max()) + 2 + int(position.abs().max())
-    line = places + apart * torch.repeat_interleave(torch.from_numpy(batch.length).to(text.device))
+    positions = torch.from_numpy(batch.position).to(text.device).long()  # [tokens], as `line`
+    apart = 2 * int(positions.max()) + 2 + int(position.abs().max())
+    line = positions + apart * torch.repeat_interleave(torch.from_numpy(batch.length).to(text.device))
     wanted = position + apart * text
     token = torch.searchsorted(line, wanted).clamp(max=len(line) - 1)
     return token, line[token] == wanted
 
 
 def token_grid(batch: Batch, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens of some texts as [texts, positions], and which cells are real; the others repeat a text's last token."""
+    """The tokens of some texts, int64 [texts, positions], and which cells are real: the others repeat a text's last token."""
     first = torch.from_numpy(batch.offsets[:-1]).to(texts.device)[texts]
     length = torch.from_numpy(batch.length).to(texts.device)[texts]
     cell = torch.arange(int(length.max()), device=texts.device)
