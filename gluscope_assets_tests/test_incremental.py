@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from gluscope_assets.core.collect.job import ShardState
+from gluscope_assets.core.collect.shard_state import ShardState
 from gluscope_assets.core.corpus import tokenize as corpus_module
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.pages import templates

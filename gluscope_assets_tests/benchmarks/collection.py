@@ -32,8 +32,9 @@ from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core.collect import kernel, shards
 from gluscope_assets.core.collect.forward import Batch, Forward, batch_of
-from gluscope_assets.core.collect.job import ShardState, one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.collect.reduction import LayerState, compiled_text_statistics, text_statistics
+from gluscope_assets.core.collect.shard_state import ShardState
+from gluscope_assets.core.collect.workers import one_thread_each, plan_workers, wait_for_all
 from gluscope_assets.core.corpus.sample import choose_sample
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import cut_into_packs, tokenize_corpus

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from gluscope_assets.core.collect import job as collect_module
 from gluscope_assets.core.collect.forward import Batch
-from gluscope_assets.core.collect.job import Collection, ShardState
+from gluscope_assets.core.collect.job import Collection
 from gluscope_assets.core.collect.reduction import LayerState
+from gluscope_assets.core.collect.shard_state import ShardState
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape

@@ -11,7 +11,7 @@ import pytest
 
 from gluscope_assets.core.collect import job as collect_module
 from gluscope_assets.core.collect import shards
-from gluscope_assets.core.collect.job import Collection, Job, Worker, collect, plan_workers
+from gluscope_assets.core.collect.job import Collection, Job, collect
 from gluscope_assets.core.collect.shards import (
     claimed,
     merge_layers,
@@ -188,22 +188,3 @@ def test_merged_shards_can_be_dropped_and_are_then_reported_gone(undisturbed: Co
     assert not (tmp_path / "again").exists()
     collect(collection, ["cpu"])
     assert files_of(collection.root) == files_of(undisturbed.root)
-
-
-def test_an_error_in_a_process_is_the_error_of_the_collection(undisturbed: Collection, tmp_path: Path) -> None:
-    broken = undisturbed.model_copy(update={"root": tmp_path / "file" / "below"})
-    (tmp_path / "file").write_text("a file where a folder should be")
-    with pytest.raises(RuntimeError, match="a collecting process failed"):
-        collect(broken, ["cpu"], processes=2)
-
-
-def test_workers_never_have_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect_module.os, "sched_getaffinity", lambda process: set(range(16)))
-    assert plan_workers(["cpu"], units=100) == [Worker("cpu", 4)] * 4
-    assert plan_workers(["cpu"], units=2) == [Worker("cpu", 8)] * 2
-    assert plan_workers(["cpu"], units=100, processes=3) == [Worker("cpu", 5)] * 3
-    assert plan_workers(["cuda:0", "cuda:1"], units=100) == [Worker("cuda:0", 9), Worker("cuda:1", 9)]
-    assert plan_workers(["cuda:0", "cuda:1"], units=1) == [Worker("cuda:0", 17)]
-    assert plan_workers(["cpu"], units=0) == []
-    monkeypatch.setattr(collect_module.os, "sched_getaffinity", lambda process: {0})
-    assert plan_workers(["cpu"], units=100) == [Worker("cpu", 1)]
