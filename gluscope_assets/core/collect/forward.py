@@ -1,7 +1,7 @@
 """The forward pass over a pack of texts, at its best: without padding where the model can, else in padded batches.
 
 What belongs here: how texts are laid out for a model, and the attention that keeps packed texts apart. What does not:
-which modules are tapped (`gated_mlp`) and what is computed from the activations (`reduction`).
+which modules are tapped (`taps`) and what is computed from the activations (`reduction`).
 """
 
 import logging
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from gluscope_assets.core.arrays import offsets_of, ranges
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
@@ -52,14 +53,14 @@ class Batch:
     counted: npt.NDArray[np.bool_]
     """[tokens]"""
     position: npt.NDArray[np.int32]
-    """[tokens], each token's place in its text: 0, 1, … or, in a part, the places of its tokens, ascending."""
+    """[tokens], each token's position in its text, ascending in each: 0, 1, … unless `is_routed`."""
     is_routed: bool = False
-    """Whether tokens of the texts are missing: an expert sees only those routed to it."""
+    """Whether these are the tokens routed to an expert: others of the texts are missing."""
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
         """[texts + 1]; text i is token[offsets[i]:offsets[i + 1]]."""
-        return np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
+        return offsets_of(self.length)
 
     def routed(self, tokens: npt.NDArray[np.int64]) -> "Batch":
         """The batch as an expert sees it: the `tokens` routed to it, ascending, and only the texts that have any."""
@@ -87,17 +88,16 @@ class Batch:
         counted: npt.NDArray[np.bool_],
     ) -> "Batch":
         """A batch of whole texts."""
-        first = np.repeat(np.cumsum(length) - length, length)
-        position = (np.arange(len(token)) - first).astype(np.int32)
+        position = ranges(np.zeros_like(length), length).astype(np.int32)
         return cls(text.astype(np.int32), length, token.astype(np.int64), counted, position)
 
 
 def batch_of(corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> Batch:
-    """Some texts of a corpus."""
-    place = np.concatenate([np.arange(corpus.offsets[text], corpus.offsets[text + 1]) for text in texts])
-    counted = np.ones(len(place), bool) if count_special_tokens else ~corpus.special[place]
+    """Some texts of a corpus, given by their numbers, int [texts]."""
     length = corpus.offsets[texts + 1] - corpus.offsets[texts]
-    return Batch.whole(texts, length, corpus.token[place], counted)
+    token = ranges(corpus.offsets[texts], length)  # [tokens], in the corpus
+    counted = np.ones(len(token), bool) if count_special_tokens else ~corpus.special[token]
+    return Batch.whole(texts, length, corpus.token[token], counted)
 
 
 class Forward(AbstractContextManager["Forward"]):
@@ -138,14 +138,14 @@ class Forward(AbstractContextManager["Forward"]):
             forward = partial(self._forward, token[None], position_ids=position[None], gluscope_pack=pack)
             self.taps.run(forward, _checked(receive, len(token)))
             return
-        real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)
+        real = torch.from_numpy(np.arange(batch.length.max()) < batch.length[:, None]).to(self.device)  # [texts, positions]
         padded = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
         padded[real] = token
-        rows = real.flatten().nonzero()[:, 0]
-        token_of = torch.full((real.numel(),), -1, device=self.device)
+        rows = real.flatten().nonzero()[:, 0]  # [tokens], the cell of each
+        token_of = torch.full((real.numel(),), -1, device=self.device)  # [texts * positions], the token in each cell
         token_of[rows] = torch.arange(len(rows), device=self.device)
 
-        def real_part(activations: Activations) -> Activations:
+        def unpadded(activations: Activations) -> Activations:
             device = activations.gate.device
             if activations.tokens is None:
                 return activations.rows(rows.to(device))
@@ -153,10 +153,10 @@ class Forward(AbstractContextManager["Forward"]):
             kept = (tokens >= 0).nonzero()[:, 0]
             return activations.rows(kept, tokens[kept])
 
-        def receive_real(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
-            receive(block, [(mlp, real_part(activations)) for mlp, activations in found])
+        def receive_unpadded(block: str, computed: list[tuple[GatedMLP, Activations]]) -> None:
+            receive(block, [(mlp, unpadded(activations)) for mlp, activations in computed])
 
-        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), _checked(receive_real, real.numel()))
+        self.taps.run(partial(self._forward, padded, attention_mask=real.long()), _checked(receive_unpadded, real.numel()))
 
     def _forward(self, token: Tensor, attention_mask: Tensor | None = None, **others: Any) -> None:
         """Run the model, or its wanted stack. A decoder reads the text that its encoder reads."""
@@ -184,14 +184,14 @@ class Forward(AbstractContextManager["Forward"]):
         length = np.array(PROBE_LENGTHS)
         token = np.arange(length.sum()) % vocabulary
         both = Batch.whole(np.arange(2), length, token, np.ones(len(token), bool))
-        parts = np.split(token, length[:1])
-        alone = [Batch.whole(np.arange(1), length[i : i + 1], part, np.ones(len(part), bool)) for i, part in enumerate(parts)]
+        texts = np.split(token, length[:1])
+        alone = [Batch.whole(np.arange(1), length[i : i + 1], text, np.ones(len(text), bool)) for i, text in enumerate(texts)]
         expected = [torch.cat(pair) for pair in zip(*map(self._gates_and_ins, alone), strict=True)]
         try:
             model.set_attn_implementation(PACKED_ATTENTION)
             self.packed = True
-            found = self._gates_and_ins(both)
-            differs = max(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(found, expected, strict=True))
+            packed = self._gates_and_ins(both)
+            differs = max(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(packed, expected, strict=True))
             if differs < PROBE_TOLERANCE:
                 return True
             reason = "its texts do not keep apart in a pack"
@@ -210,53 +210,53 @@ class Forward(AbstractContextManager["Forward"]):
 
     def _gates_and_ins(self, batch: Batch) -> list[Tensor]:
         """Of each MLP that all tokens enter, [tokens, neurons]; of a block that has experts alone, their `_sums`."""
-        found: list[Tensor] = []
+        tensors: list[Tensor] = []
 
-        def receive(block: str, activations: list[tuple[GatedMLP, Activations]]) -> None:
-            for _, part in activations:
-                if part.tokens is None:
-                    found.extend((part.gate.float(), part.in_.float()))
-            if all(part.tokens is not None for _, part in activations):
-                found.append(_sums(activations, len(batch.token)))
+        def receive(block: str, computed: list[tuple[GatedMLP, Activations]]) -> None:
+            for _, activations in computed:
+                if activations.tokens is None:
+                    tensors.extend((activations.gate.float(), activations.in_.float()))
+            if all(activations.tokens is not None for _, activations in computed):
+                tensors.append(_sums(computed, len(batch.token)))
 
         self.run(batch, receive)
-        return found
+        return tensors
 
 
 def _checked(receive: Receiver, tokens: int) -> Receiver:
     """`receive`, after an InputError if a block does not have a row for each token."""
 
-    def receive_checked(block: str, found: list[tuple[GatedMLP, Activations]]) -> None:
-        for mlp, activations in found:
+    def receive_checked(block: str, computed: list[tuple[GatedMLP, Activations]]) -> None:
+        for mlp, activations in computed:
             if activations.tokens is None and len(activations.gate) != tokens:
                 raise InputError(
                     f"{mlp.path} computes {len(activations.gate)} rows for {tokens} tokens; choose layers or a model with one "
                     f"row for each token."
                 )
-        receive(block, found)
+        receive(block, computed)
 
     return receive_checked
 
 
-def _sums(found: list[tuple[GatedMLP, Activations]], tokens: int) -> Tensor:
+def _sums(computed: list[tuple[GatedMLP, Activations]], tokens: int) -> Tensor:
     """[tokens, 2], the sums of |gate| and |in| over all neurons of the experts that each token is routed to."""
     sums = torch.zeros(tokens, 2)
-    for _, part in found:
-        assert part.tokens is not None
-        both = torch.stack([part.gate.float().abs().sum(dim=1), part.in_.float().abs().sum(dim=1)], dim=1)
-        sums.index_add_(0, part.tokens.cpu(), both.cpu())
+    for _, activations in computed:
+        assert activations.tokens is not None
+        gate, in_ = (tensor.float().abs().sum(dim=1) for tensor in (activations.gate, activations.in_))  # [rows]
+        sums.index_add_(0, activations.tokens.cpu(), torch.stack([gate, in_], dim=1).cpu())
     return sums
 
 
 def similar_lengths(length: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of texts in groups whose longest leaves little padding, each group in ascending order."""
+    """Indices of texts of these lengths, int64 [texts], in groups whose longest leaves little padding; each ascending."""
     order = np.argsort(-length, kind="stable")
     first, held = 0, 0
-    for place, text in enumerate(order):
+    for rank, text in enumerate(order):
         held += int(length[text])
-        if held < LEAST_FILLED * length[order[first]] * (place + 1 - first):
-            yield np.sort(order[first:place])
-            first, held = place, int(length[text])
+        if held < LEAST_FILLED * length[order[first]] * (rank + 1 - first):
+            yield np.sort(order[first:rank])
+            first, held = rank, int(length[text])
     yield np.sort(order[first:])
 
 
@@ -281,7 +281,7 @@ class Pack:
             texts = len(list(group))
             runs.append((first, texts, tokens))
             first += texts * tokens
-        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(length)]).astype(np.int32)).to(device)
+        offsets = torch.from_numpy(offsets_of(length).astype(np.int32)).to(device)
         return cls(tuple(runs), offsets, int(length.max()))
 
 
@@ -312,7 +312,7 @@ def packed_attention(
     causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
     if sliding_window is not None and not causal:
         raise ValueError("packed attention knows no window that looks ahead")
-    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [tokens, heads, size] each
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _variable_length(query, key, value, gluscope_pack, causal, sliding_window, scaling)[None], None
     groups = query.shape[1] // key.shape[1]
@@ -320,8 +320,9 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output = query.new_empty(*query.shape[:2], value.shape[2])
     for first, texts, tokens in gluscope_pack.runs:
-        part = slice(first, first + texts * tokens)
-        q, k, v = (whole[part].view(texts, tokens, *whole.shape[1:]).transpose(1, 2) for whole in (query, key, value))
+        run = slice(first, first + texts * tokens)
+        # [texts, heads, tokens, size] each.
+        q, k, v = (whole[run].view(texts, tokens, *whole.shape[1:]).transpose(1, 2) for whole in (query, key, value))
         mask = None
         if sliding_window is not None and sliding_window < tokens:
             distance = torch.arange(tokens, device=q.device)[:, None] - torch.arange(tokens, device=q.device)
@@ -329,7 +330,7 @@ def packed_attention(
         attended = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scaling
         )
-        output[part] = attended.transpose(1, 2).flatten(0, 1)
+        output[run] = attended.transpose(1, 2).flatten(0, 1)
     return output[None], None
 
 

@@ -3,7 +3,11 @@
 Where they lie is said by `paths.LayerShards`. A shard's folder holds the four tables of one layer over one run of packs, and
 their manifest; beside the shards of a layer lies the record of the collection that they make up. A shard follows from its own
 texts alone, so texts that are appended to a corpus leave the shards before them as they are. What is in the tables belongs to
-`aggregate`, how it comes about to `collect`.
+`tables.aggregate`, how it comes about to `job`.
+
+Who may write a shard is settled by `flock`, called by hand: the operating system gives a claim back when its holder ends,
+however that ends, where a lock file or a lease would outlive a killed process and have to be judged by its age. Libraries such
+as filelock wrap the same call, to wait for a lock; a collection goes on with another shard.
 """
 
 import fcntl
@@ -101,7 +105,7 @@ def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, foote
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished shard. InputError if it is missing or not one."""
+    """The manifest of the finished shard in `folder`. InputError if it is missing or damaged."""
     path = require_file(folder / SHARD_MANIFEST)
     try:
         return Manifest(**json.loads(path.read_text()))
@@ -233,9 +237,9 @@ def merge_layers(
 
 
 def adopt(source: Path, root: Path, layers: Sequence[int]) -> None:
-    """Give `root` the shards of `source` that it lacks, without copying: those of a checkpoint with the same weights.
+    """Give `root` the shards of `source` that it lacks, as links to the same files; both checkpoints have the same weights.
 
-    Whether they are of the wanted collection is found out as for any shard.
+    Whether they belong to the wanted collection is then judged as for any shard.
     """
     for layer in layers:
         for shard in LayerShards(source, layer).manifests():

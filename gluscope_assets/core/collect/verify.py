@@ -45,7 +45,7 @@ class Subject:
             yield f"Layer {self.aggregate.layer}, {where}: {what} (neurons {shown})."
 
     def lists(self) -> Iterator[tuple[int, str, str, npt.NDArray[np.bool_]]]:
-        """Each list's number, quadrant, activation, and which of its places [neurons, K] are held."""
+        """Each list's number, quadrant, activation, and which of its entries [neurons, K] hold an example."""
         for number, (quadrant, activation) in enumerate(LISTS):
             yield number, quadrant, activation, self.aggregate.text[number] >= 0
 
@@ -89,7 +89,7 @@ def lists_are_ordered(subject: Subject) -> Iterator[str]:
     for number, quadrant, activation, held in subject.lists():
         where = column(quadrant, activation)
         wrong = held[:, 1:] & ~held[:, :-1]
-        yield from subject.problems(wrong, where, "an empty place stands before an example")
+        yield from subject.problems(wrong, where, "an empty entry stands before an example")
         size = np.abs(aggregate.value[number])
         tie = np.abs(aggregate.post[number]) if activation == "act" else np.zeros_like(size)
         text = aggregate.text[number]
@@ -180,10 +180,10 @@ def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
         length = np.diff(corpus.offsets)[text.clip(0, corpus.n_texts - 1)]
         cell = aggregate.position[number][..., None] + np.arange(aggregate.window_token.shape[-1]) - peak
         within = (cell >= 0) & (cell < length[..., None]) & held[..., None]
-        place = np.where(within, corpus.offsets[text.clip(0, corpus.n_texts - 1)][..., None] + cell, 0)
-        expected = np.where(within, corpus.token[place], NO_TOKEN)
+        token = np.where(within, corpus.offsets[text.clip(0, corpus.n_texts - 1)][..., None] + cell, 0)
+        expected = np.where(within, corpus.token[token], NO_TOKEN)
         wrong = (text >= corpus.n_texts)[..., None] | (aggregate.window_token[number] != expected)
-        yield from subject.problems(wrong, where, "a window's tokens are not those of its text")
+        yield from subject.problems(wrong, where, "a window's tokens are not its text's")
 
 
 CHECKS = (

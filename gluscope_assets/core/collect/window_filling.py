@@ -1,7 +1,7 @@
-"""Windows of examples whose texts are known and whose activations were not kept: the model is run over those texts alone.
+"""Windows of examples of which a table names the text and not the activations: the model is run over these texts alone.
 
-For imported tables, which lack windows, and for a page that needs a few neurons; and a window's tokens as strings. All
-windows of a layer are collected in one pass by `collect`; what a window is belongs to `aggregate`.
+What belongs here: filling imported tables, which lack windows, and the lists of the few neurons of a page. What does not: the
+windows of a whole layer, which `job` collects in one pass, and what a window is, which `tables.aggregate` says.
 """
 
 from collections.abc import Collection, Iterator
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import offsets_of
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
@@ -45,13 +46,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class _Example:
-    """An example with the window that is found for it."""
+    """An example and where it stands."""
 
-    number: int
-    """Of its list."""
-    place: int
-    """Of its neuron among those that are filled."""
+    list_number: int
+    """In LISTS."""
+    neuron_index: int
+    """Of its neuron among the neurons that are filled."""
     entry: dict[str, Any]
+    """Its fields; the window is written into them."""
 
 
 def fill_windows(
@@ -64,10 +66,11 @@ def fill_windows(
 ) -> pa.Table:
     """`examples`, the table of one layer, with peaks and windows in the lists of `neurons`; other rows stay as they are.
 
-    The model runs over only the texts that those lists name, as far as that layer. The peak of an example without a position
-    is the counted position of its quadrant with the largest |value| in its text, as everywhere. A missing post is the
-    model's at the peak; values stay those of the table. Gate and in are float16, or float32 in all rows if one does not fit.
-    `options` say how far a window reaches and whether special tokens count.
+    The table has at least text and value of each example. The model runs over only the texts that the lists name, as far as
+    that layer. The peak of an example without a position is the counted position of its quadrant with the largest |value| in
+    its text, as everywhere. A missing post is the model's at the peak; values stay as they are in the table. Gate and in are
+    float16, or float32 in all rows if one does not fit. `options` say how far a window reaches and whether special tokens
+    count.
 
     InputError if the model lacks the layer or neurons, the corpus lacks a text, or the model computes other values than the
     lists have.
@@ -81,13 +84,13 @@ def fill_windows(
         raise InputError(f"The examples table has no neuron {missing[0]}; give neurons of layer {layers.pop()}.")
     chosen = sorted(set(neurons))
     rows = [row_of[neuron] for neuron in chosen]
-    part = examples.take(rows)
-    lists = [part[column(*ranked)].to_pylist() for ranked in LISTS]
+    wanted = examples.take(rows)
+    lists = [wanted[column(*ranked)].to_pylist() for ranked in LISTS]
     by_text: dict[int, list[_Example]] = {}
-    for number, of_neurons in enumerate(lists):
-        for place, entries in enumerate(of_neurons):
+    for list_number, of_neurons in enumerate(lists):
+        for neuron_index, entries in enumerate(of_neurons):
             for entry in entries:
-                by_text.setdefault(entry["text"], []).append(_Example(number, place, entry))
+                by_text.setdefault(entry["text"], []).append(_Example(list_number, neuron_index, entry))
     if not by_text:
         return examples
     if max(by_text) >= corpus.n_texts:
@@ -95,8 +98,8 @@ def fill_windows(
             f"The examples name text {max(by_text)} and {corpus.path} has {corpus.n_texts} texts; give the corpus that the "
             f"table was made from."
         )
-    found = _peaks(by_text, model, corpus, layers.pop(), np.array(chosen), options, stack)
-    off = [abs(peak - table) > TOLERANCE * abs(table) for peak, table in found]
+    values = _fill_entries(by_text, model, corpus, layers.pop(), np.array(chosen), options, stack)
+    off = [abs(computed - listed) > TOLERANCE * abs(listed) for computed, listed in values]
     if np.mean(off) > MOST_OFF:
         raise InputError(
             f"The model computes other values than the lists have at {sum(off)} of {len(off)} examples; give the checkpoint "
@@ -134,7 +137,7 @@ def write_windows(
     write_parquet(filled, path, {**read_provenance(path), **reach})
 
 
-def _peaks(
+def _fill_entries(
     by_text: dict[int, list[_Example]],
     model: "PreTrainedModel",
     corpus: TokenizedCorpus,
@@ -153,28 +156,28 @@ def _peaks(
             f"The model has {sum(mlp.width for mlp in mlps)} gated neurons in layer {layer} and the table has neuron "
             f"{chosen[-1]}; give the checkpoint that the table was made from."
         )
-    found: list[tuple[float, float]] = []
+    values: list[tuple[float, float]] = []
     with Forward(model, mlps, stack) as forward:
         for batch in _batches(forward, corpus, sorted(by_text), len(chosen), options.count_special_tokens):
             gate, in_, act, post = _activations(forward, batch, mlps, chosen)
             for text, first, end in zip(batch.text.tolist(), batch.offsets[:-1], batch.offsets[1:], strict=True):
                 for example in by_text[text]:
-                    quadrant, activation = LISTS[example.number]
+                    quadrant, activation = LISTS[example.list_number]
                     own = {
-                        name: values[first:end, example.place]
-                        for name, values in zip(ACTIVATIONS, (gate, in_, act, post), strict=True)
+                        name: of_batch[first:end, example.neuron_index]
+                        for name, of_batch in zip(ACTIVATIONS, (gate, in_, act, post), strict=True)
                     }
                     entry = example.entry
                     peak = entry["position"]
                     if peak is None:
                         peak = _peak(own, batch.counted[first:end], quadrant, activation, entry["value"])
                     low, high = max(0, peak - options.window_before), min(int(end - first), peak + 1 + options.window_after)
-                    found.append((float(own[activation][peak]), entry["value"]))
+                    values.append((float(own[activation][peak]), entry["value"]))
                     entry.update(position=peak, start=low, token=corpus.tokens_of(text)[low:high])
                     entry.update({"gate": own["gate"][low:high], "in": own["in"][low:high]})
                     if entry["post"] is None:
                         entry["post"] = float(own["post"][peak])
-    return found
+    return values
 
 
 def _batches(
@@ -185,12 +188,12 @@ def _batches(
 
     numbers = np.array(texts)
     length = corpus.offsets[numbers + 1] - corpus.offsets[numbers]
-    group = (np.cumsum(length) - length) // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
+    group = offsets_of(length)[:-1] // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
     for number in np.unique(group):
         together = numbers[group == number]
-        parts = [np.arange(len(together))] if forward.packed else similar_lengths(length[group == number])
-        for part in parts:
-            yield batch_of(corpus, together[part], count_special_tokens)
+        batches = [np.arange(len(together))] if forward.packed else similar_lengths(length[group == number])
+        for indices in batches:
+            yield batch_of(corpus, together[indices], count_special_tokens)
 
 
 def _activations(
@@ -200,23 +203,22 @@ def _activations(
     import torch
 
     values = np.full((len(ACTIVATIONS), len(batch.token), len(chosen)), np.nan, dtype=np.float32)
-    bounds = np.cumsum([0, *(mlp.width for mlp in mlps)])
-    first_of = dict(zip(mlps, bounds[:-1].tolist(), strict=True))
+    first_of = dict(zip(mlps, offsets_of([mlp.width for mlp in mlps])[:-1].tolist(), strict=True))
 
-    def receive(block: str, found: "list[tuple[GatedMLP, Activations]]") -> None:
-        for mlp, activations in found:
+    def receive(block: str, computed: "list[tuple[GatedMLP, Activations]]") -> None:
+        for mlp, activations in computed:
             first = first_of[mlp]
-            places = np.flatnonzero((chosen >= first) & (chosen < first + mlp.width))
-            if not len(places):
+            columns = np.flatnonzero((chosen >= first) & (chosen < first + mlp.width))
+            if not len(columns):
                 continue
-            own = torch.from_numpy(chosen[places] - first).to(activations.gate.device)
+            own = torch.from_numpy(chosen[columns] - first).to(activations.gate.device)
             gate = activations.gate[:, own].float()
             # As in the reduction: σ in float32 where the model's dtype is narrower.
             act = mlp.act(gate) if activations.act is None else activations.act[:, own]
-            parts = (gate, activations.in_[:, own], act, activations.post[:, own])
+            tensors = (gate, activations.in_[:, own], act, activations.post[:, own])  # [rows, columns] each
             rows = np.arange(len(batch.token)) if activations.tokens is None else activations.tokens.cpu().numpy()
-            for number, part in enumerate(parts):
-                values[number][np.ix_(rows, places)] = part.float().cpu().numpy()
+            for number, tensor in enumerate(tensors):
+                values[number][np.ix_(rows, columns)] = tensor.float().cpu().numpy()
 
     forward.run(batch, receive)
     gate, in_, act, post = values

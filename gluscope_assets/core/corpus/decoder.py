@@ -58,8 +58,8 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     out = []
-    for place, character in enumerate(text):
-        if character in "\u200c\u200d" and 0 < place < len(text) - 1:
+    for index, character in enumerate(text):
+        if character in "\u200c\u200d" and 0 < index < len(text) - 1:
             out.append(character)
         elif character in _NAMED_CONTROLS:
             out.append(_NAMED_CONTROLS[character])
@@ -67,7 +67,7 @@ def visible(text: str) -> str:
             out.append(chr(0x2400 + ord(character)))
         elif unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
             out.append(f"⟨U+{ord(character):04X}⟩")
-        elif place == 0 and unicodedata.category(character) == "Mn":
+        elif index == 0 and unicodedata.category(character) == "Mn":
             # A mark without its letter would draw over whatever stands before it, or not at all.
             out.append("◌" + character if unicodedata.combining(character) else f"⟨U+{ord(character):04X}⟩")
         else:
@@ -85,7 +85,7 @@ class TokenDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         settings = json.loads(tokenizer.to_str())
-        byte_level = _has_part(settings.get("decoder"), "ByteLevel") or _has_part(settings.get("pre_tokenizer"), "ByteLevel")
+        byte_level = any(_has_component(settings.get(name), "ByteLevel") for name in ("decoder", "pre_tokenizer"))
         space = None if byte_level else _space_sign(settings)
         literal = {added["id"]: added["content"] for added in settings.get("added_tokens") or ()}
         vocabulary = {identity: token for token, identity in tokenizer.get_vocab(with_added_tokens=True).items()}
@@ -143,57 +143,57 @@ class TokenDecoder:
 
     def split_runs(self, tokens: np.ndarray) -> list[tuple[int, int]]:
         """[start, end) of every run of tokens that are not whole characters in `tokens`, an integer array [n]."""
-        known = (tokens >= 0) & (tokens < len(self.split))
+        valid = (tokens >= 0) & (tokens < len(self.split))
         marked = np.zeros(len(tokens) + 2, dtype=np.int8)
-        marked[1:-1] = known & self.split[np.where(known, tokens, 0)] if len(self.split) else False
+        marked[1:-1] = valid & self.split[np.where(valid, tokens, 0)] if len(self.split) else False
         edges = np.flatnonzero(np.diff(marked))
         return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
     def whole_pieces(self, tokens: Sequence[int]) -> list[str]:
         """The pieces of one run of `split` tokens, with every character at the token that holds its first byte."""
         raw = b"".join(self._bytes[token] for token in tokens)
-        owners = [place for place, token in enumerate(tokens) for _ in self._bytes[token]]
+        owners = [index for index, token in enumerate(tokens) for _ in self._bytes[token]]
         return _characters(raw, owners, len(tokens))
 
 
 def _characters(raw: bytes, owners: Sequence[int], count: int) -> list[str]:
     """Decode `raw`, giving each character to the owner of its first byte; `owners[i] < count` owns byte i."""
     pieces = [""] * count
-    place = 0
-    while place < len(raw):
-        lead = raw[place]
+    first = 0
+    while first < len(raw):
+        lead = raw[first]
         length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
         try:
-            text = raw[place : place + length].decode("utf-8")
+            text = raw[first : first + length].decode("utf-8")
         except UnicodeDecodeError:
             text, length = f"⟨{lead:02X}⟩", 1
-        pieces[owners[place]] += text
-        place += length
+        pieces[owners[first]] += text
+        first += length
     return pieces
 
 
-def _parts(settings: object) -> Iterator[dict[str, object]]:
-    """Every part of a tokenizer's decoder, normalizer or pre-tokenizer, sequences opened."""
+def _components(settings: object) -> Iterator[dict[str, object]]:
+    """Every component of a tokenizer's decoder, normalizer or pre-tokenizer, sequences opened."""
     if isinstance(settings, dict):
         yield settings
         for value in settings.values():
-            yield from _parts(value)
+            yield from _components(value)
     elif isinstance(settings, list):
         for value in settings:
-            yield from _parts(value)
+            yield from _components(value)
 
 
-def _has_part(settings: object, kind: str) -> bool:
-    return any(part.get("type") == kind for part in _parts(settings))
+def _has_component(settings: object, kind: str) -> bool:
+    return any(component.get("type") == kind for component in _components(settings))
 
 
 def _space_sign(settings: dict[str, object]) -> str | None:
     """The sign that stands for a space in the vocabulary (`▁`), or None."""
-    for part in _parts(settings.get("decoder")):
-        if part.get("type") == "Metaspace":
-            return str(part.get("replacement", "▁"))
-        pattern = part.get("pattern")
-        if part.get("type") == "Replace" and part.get("content") == " " and isinstance(pattern, dict):
+    for component in _components(settings.get("decoder")):
+        if component.get("type") == "Metaspace":
+            return str(component.get("replacement", "▁"))
+        pattern = component.get("pattern")
+        if component.get("type") == "Replace" and component.get("content") == " " and isinstance(pattern, dict):
             return str(pattern.get("String", "▁"))
     return None
 
@@ -211,7 +211,7 @@ def _byte_level_alphabet() -> dict[str, int]:
     """The character that byte-level BPE writes for each byte: printable Latin-1 for itself, the others from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
 
 
 _BYTE_LEVEL = _byte_level_alphabet()

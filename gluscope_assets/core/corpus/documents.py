@@ -1,7 +1,7 @@
 """Where a corpus's documents come from: the running Python's standard library, a folder of text files, a JSONL file.
 
 What belongs here: readers that turn a source into named texts, in an order that depends on the source alone.
-What does not: tokens, the cut of documents into texts (``corpus.py``), and sources that need the network.
+What does not: tokens, the cut of documents into texts (``tokenize.py``), and sources that need the network.
 
 Every reader is lazy, so bad input is reported (:class:`~gluscope_assets.core.errors.InputError`) while it is read, not
 when the reader is made. Every name and text can be encoded as UTF-8. A document of nothing but white space is left out.
@@ -73,9 +73,9 @@ def standard_library() -> Iterator[Document]:
     """
     readers: dict[str, Callable[[], str]] = {}
     for name, path in standard_library_files():
-        parts = name.split("/")
-        is_own_module = parts[0].removesuffix(".py") in sys.stdlib_module_names
-        if is_own_module and not TEST_FOLDERS.intersection(parts) and name not in _TABLES:
+        path_names = name.split("/")
+        is_own_module = path_names[0].removesuffix(".py") in sys.stdlib_module_names
+        if is_own_module and not TEST_FOLDERS.intersection(path_names) and name not in _TABLES:
             readers[name] = partial(_source, path)
     topics = _topics()
     for key in topics:
@@ -91,14 +91,14 @@ def standard_library() -> Iterator[Document]:
 def standard_library_files() -> Iterator[tuple[str, Path]]:
     """Yield (path relative to the standard library, file) of its Python files, tests included, sorted by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, Path] = {}
+    path_of: dict[str, Path] = {}
     for parent, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in _INSTALLED_FOLDERS]
         for file in files:
             if file.endswith(".py"):
                 path = Path(parent, file)
-                found[path.relative_to(root).as_posix()] = path
-    yield from sorted(found.items())
+                path_of[path.relative_to(root).as_posix()] = path
+    yield from sorted(path_of.items())
 
 
 def folder(path: Path) -> Iterator[Document]:
@@ -114,7 +114,7 @@ def folder(path: Path) -> Iterator[Document]:
     files: dict[str, Path] = {}
     for file in path.rglob("*"):
         relative = file.relative_to(path)
-        is_hidden = any(part.startswith(".") for part in relative.parts)
+        is_hidden = any(name.startswith(".") for name in relative.parts)
         if file.suffix.lower() in TEXT_SUFFIXES and not is_hidden and file.is_file():
             files[relative.as_posix()] = file
     is_empty = True

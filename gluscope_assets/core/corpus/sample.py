@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gluscope_assets.core.arrays import ranges
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.options import CollectionOptions
 
@@ -19,21 +20,26 @@ TOKENS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class Sample:
-    """The sampled positions of a corpus, by text, then position."""
+    """The sampled positions of a corpus, by text, then position. All arrays are [sampled positions]."""
 
     hash: npt.NDArray[np.uint64]
+    """`position_hash` of text and position."""
     text: npt.NDArray[np.int32]
     """Not decreasing."""
     position: npt.NDArray[np.int32]
 
     def of_texts(self, texts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The indices of the sampled positions in `texts`, text by text in the order given."""
+        """The indices of the sampled positions in `texts`, text by text in the order given: int64."""
         first, end = np.searchsorted(self.text, texts, "left"), np.searchsorted(self.text, texts, "right")
-        return np.concatenate([np.arange(a, b) for a, b in zip(first, end, strict=True)] or [np.zeros(0)]).astype(np.int64)
+        return ranges(first, end - first)
 
 
 def position_hash(text: npt.NDArray[np.integer], position: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
-    """A hash of (text, position) without collisions: SplitMix64's finalizer over the two packed into 64 bits."""
+    """A hash of (text, position) without collisions: SplitMix64's finalizer over the two packed into 64 bits.
+
+    Both are non-negative integers below 2^32, of one shape, which the hash has too. Source: Steele, Lea and Flood 2014, Fast
+    splittable pseudorandom number generators.
+    """
     with np.errstate(over="ignore"):
         z = (text.astype(np.uint64) << np.uint64(32)) | position.astype(np.uint64)
         z = z + np.uint64(0x9E3779B97F4A7C15)
@@ -45,16 +51,16 @@ def position_hash(text: npt.NDArray[np.integer], position: npt.NDArray[np.intege
 def choose_sample(corpus: TokenizedCorpus, options: CollectionOptions) -> Sample:
     """The counted positions with the smallest hashes, at most `options.sample_positions`."""
     chosen = Sample(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, np.int32))
-    for part in _positions(corpus, options.count_special_tokens):
-        hashed = np.concatenate([chosen.hash, part.hash])
-        text, position = np.concatenate([chosen.text, part.text]), np.concatenate([chosen.position, part.position])
+    for more in _positions(corpus, options.count_special_tokens):
+        hashed = np.concatenate([chosen.hash, more.hash])
+        text, position = np.concatenate([chosen.text, more.text]), np.concatenate([chosen.position, more.position])
         smallest = np.sort(np.argsort(hashed)[: options.sample_positions])
         chosen = Sample(hashed[smallest], text[smallest], position[smallest])
     return chosen
 
 
 def _positions(corpus: TokenizedCorpus, count_special_tokens: bool) -> Iterator[Sample]:
-    """All counted positions with their hashes, in parts of whole texts."""
+    """All counted positions with their hashes, some whole texts at a time."""
     bounds = np.searchsorted(corpus.offsets, np.arange(0, corpus.n_tokens, TOKENS_AT_ONCE))
     for first, end in zip(bounds, [*bounds[1:], corpus.n_texts], strict=True):
         offsets = corpus.offsets[first : end + 1]

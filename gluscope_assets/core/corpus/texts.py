@@ -32,7 +32,7 @@ class TokenizedCorpus:
     shards: npt.NDArray[np.int32]
     """[texts], the corpus shard of each text, not decreasing."""
     starts: npt.NDArray[np.int64]
-    """[texts], the place of each text in its document, in tokens."""
+    """[texts], the tokens of its document before each text's own."""
     documents: pa.ChunkedArray
     """[texts], strings."""
     special_token_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class TokenizedCorpus:
 
     @classmethod
     def open(cls, path: Path) -> "TokenizedCorpus":
-        """Read the file that `tokenize_corpus` wrote."""
+        """Read the file that `tokenize_corpus` wrote, mapped into memory. InputError if it is missing or no such file."""
         provenance = read_provenance(path)
         table = pq.read_table(require_file(path), memory_map=True)
         token = table["token"].combine_chunks()
@@ -80,7 +80,7 @@ class TokenizedCorpus:
         return int(self.n_tokens - self.special.sum())
 
     def tokens_of(self, text: int) -> npt.NDArray[np.int32]:
-        """The token ids of one text."""
+        """The token ids of one text, int32 [tokens]: a view, not a copy."""
         return self.token[self.offsets[text] : self.offsets[text + 1]]
 
     def document_of(self, text: int) -> str:
@@ -88,17 +88,17 @@ class TokenizedCorpus:
         return str(self.documents[text].as_py())
 
     def start_of(self, text: int) -> int:
-        """The place of a text in its document, in tokens."""
+        """The tokens of its document before a text's own."""
         return int(self.starts[text])
 
     def hash_of_shard(self, shard: int) -> str:
-        """Over the texts of a shard with their numbers and packs: the same as long as texts are only appended after it."""
+        """SHA-256 in hex over a shard's texts, their numbers and packs: the same while texts are only appended after it."""
         texts = np.flatnonzero(self.shards == shard)
         first, end = int(texts[0]), int(texts[-1]) + 1
         tokens = self.token[self.offsets[first] : self.offsets[end]]
         digest = hashlib.sha256(hash_of(first, self.special_token_ids).encode())
-        for part in (tokens, np.diff(self.offsets[first : end + 1]), self.packs[first:end]):
-            digest.update(np.ascontiguousarray(part).tobytes())
+        for array in (tokens, np.diff(self.offsets[first : end + 1]), self.packs[first:end]):
+            digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def packs_of_shard(self, shard: int) -> list[range]:

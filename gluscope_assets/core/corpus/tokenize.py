@@ -1,7 +1,8 @@
-"""The corpus: documents to tokenized texts, cut once into packs and shards, and the class that reads them back.
+"""Making the corpus: documents to tokenized texts, cut once into packs and shards.
 
-Reading documents belongs to `documents`; no model is run here. The cut depends on the texts and the options alone, so
-that every run forwards the same packs.
+What belongs here: the tokenizer's work, the choice of texts, the cut, which depends on the texts and the options alone, so that
+every run forwards the same packs. What does not: reading documents (`documents`) and the finished corpus (`texts`); no model is
+run here.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import offsets_of
 from gluscope_assets.core.corpus import documents
 from gluscope_assets.core.corpus.documents import Document
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
@@ -43,7 +45,7 @@ class Text:
 
 
 def read_documents(options: CorpusOptions) -> Iterator[Document]:
-    """The documents of a corpus source other than `tokens`."""
+    """The documents of a corpus source other than `tokens`, in an order that follows from them. InputError as they are read."""
     if options.source == "standard_library":
         return documents.standard_library()
     assert options.path is not None
@@ -59,9 +61,9 @@ def source_version(options: CorpusOptions) -> str:
         return hash_files(_token_file(options.path))
     digest = hashlib.sha256()
     for document in read_documents(options):
-        for part in (document.name, document.text):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part.encode())
+        for field in (document.name, document.text):
+            digest.update(len(field).to_bytes(8, "little"))
+            digest.update(field.encode())
     return digest.hexdigest()
 
 
@@ -74,7 +76,8 @@ def tokenize_corpus(
 ) -> TokenizedCorpus:
     """Tokenize the source with the checkpoint's tokenizer, cut it and write `destination`.
 
-    Progress counts documents. InputError if nothing is left of the source.
+    `provenance` goes into the file's footer. Progress counts documents. InputError if the source cannot be read, nothing is
+    left of it, or `text_tokens` leaves no room beside the tokenizer's special tokens.
     """
     tokenizer = load_tokenizer(checkpoint)
     texts = _read_token_file(options) if options.source == "tokens" else _tokenize(options, tokenizer, progress)
@@ -86,10 +89,10 @@ def tokenize_corpus(
     lengths = np.array([len(text.token) for text in texts])
     token = np.concatenate([text.token for text in texts])
     packs = cut_into_packs(lengths, options.pack_tokens)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = offsets_of(lengths)
     special = sorted(int(token_id) for token_id in tokenizer.all_special_ids)
     content_hash = hashlib.sha256(
-        b"".join(part.tobytes() for part in (token, offsets, packs)) + hash_of(special, options.shard_packs).encode()
+        b"".join(array.tobytes() for array in (token, offsets, packs)) + hash_of(special, options.shard_packs).encode()
     ).hexdigest()
     table = pa.table(
         {
@@ -111,7 +114,7 @@ def tokenize_corpus(
 
 
 def cut_into_packs(lengths: npt.NDArray[np.int64], pack_tokens: int) -> npt.NDArray[np.int32]:
-    """The pack of each text: a pack takes texts in order until it holds at least `pack_tokens` tokens."""
+    """The pack of each text, int32 [texts], from their lengths: a pack takes texts until it holds at least `pack_tokens`."""
     packs = np.empty(len(lengths), dtype=np.int32)
     pack, held = 0, 0
     for text, length in enumerate(lengths):

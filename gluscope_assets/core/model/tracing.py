@@ -1,8 +1,8 @@
 """What a model computes, watched while it computes: projections, activations of them, and gated products.
 
 What belongs here: following tensors from operation to operation. A gated product is recognised by its data flow alone,
-σ(gate) * in with gate and in two projections of one input, whatever names a model gives its parts. Which modules are
-watched, and when, belongs to `gated_mlp`.
+σ(gate) * in with gate and in two projections of one input, whatever names a model gives its modules. Which modules
+are watched, and when, belongs to `taps`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A parameter, or an expert's part of it."""
+    """A parameter, or an expert's slice of it."""
 
     name: str
     """The parameter's name in the model."""
     parameter: Tensor
     shape: torch.Size
-    """As the model sees it before it takes an expert's part: its own, or that of a view with an axis of experts."""
+    """As the model sees it before it takes an expert's slice: its own, or that of a view with an axis of experts."""
     expert: int | None = None
-    """The expert whose part this is."""
+    """The expert whose slice this is."""
     transposed: bool = False
     """Whether its last two axes are exchanged."""
 
@@ -182,7 +182,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def tag(self, value: object) -> Tag | None:
-        """What is known of a tensor."""
+        """What a tensor is, None if it is nothing that is followed."""
         held = self._held.get(id(value))
         if held is not None:
             return held[1]
@@ -192,7 +192,7 @@ class Watch(TorchFunctionMode):
         return None
 
     def mark(self, value: Tensor, tag: Tag) -> None:
-        """Say what a tensor is that is known from elsewhere."""
+        """Say what a tensor is, where no operation shows it."""
         self._held[id(value)] = (value, tag)
 
     def _keep_overwritten(self, name: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -220,27 +220,27 @@ class Watch(TorchFunctionMode):
             return
         if tag is None:
             return
-        parts = [result] if isinstance(result, Tensor) else list(result)
+        views = [result] if isinstance(result, Tensor) else list(result)
         if isinstance(tag, Weight):
-            for part in parts:
-                if isinstance(part, Tensor) and (seen := _part_of_weight(tag, name, arguments, part)) is not None:
-                    self._held[id(part)] = (part, seen)
+            for view in views:
+                if isinstance(view, Tensor) and (seen := _view_of_weight(tag, name, arguments, view)) is not None:
+                    self._held[id(view)] = (view, seen)
         elif isinstance(tag, Projected):
-            for part, columns in zip(parts, _parts_of_columns(tag, name, function, arguments, options, parts), strict=True):
+            for view, columns in zip(views, _views_of_columns(tag, name, function, arguments, options, views), strict=True):
                 if columns is not None:
-                    self._held[id(part)] = (part, replace(tag, columns=columns))
+                    self._held[id(view)] = (view, replace(tag, columns=columns))
         elif isinstance(tag, Chosen):
             if name in ("split", "chunk") and _axis(2, arguments, options) == 0:
                 rows = function(tag.rows, *arguments[1:], **options)
-                for part, of_part in zip(parts, rows, strict=True):
-                    self._held[id(part)] = (part, Chosen(of_part))
-            elif len(parts) == 1 and parts[0].shape[0] == len(tag.rows):
-                self._held[id(parts[0])] = (parts[0], tag)
-        elif len(parts) == 1:
-            self._held[id(parts[0])] = (parts[0], tag)
-        elif isinstance(tag, Normed) or (isinstance(tag, Produced) and parts[0].shape[-1] == tag.product.post.shape[-1]):
+                for view, of_view in zip(views, rows, strict=True):
+                    self._held[id(view)] = (view, Chosen(of_view))
+            elif len(views) == 1 and views[0].shape[0] == len(tag.rows):
+                self._held[id(views[0])] = (views[0], tag)
+        elif len(views) == 1:
+            self._held[id(views[0])] = (views[0], tag)
+        elif isinstance(tag, Normed) or (isinstance(tag, Produced) and views[0].shape[-1] == tag.product.post.shape[-1]):
             # Its rows go to one expert each.
-            self._held.update({id(part): (part, tag) for part in parts})
+            self._held.update({id(view): (view, tag) for view in views})
 
     def _chooses_rows(self, arguments: tuple[Any, ...]) -> bool:
         """Whether rows are chosen from a tensor that has one for each token."""
@@ -321,7 +321,7 @@ class Watch(TorchFunctionMode):
         return None
 
     def _multiply(self, first: Tensor, act: Activated, second: Tensor, in_: Projected, result: Tensor) -> Produced:
-        act_tensor, in_tensor = (self._original(part) if part is result else part for part in (first, second))
+        act_tensor, in_tensor = (self._original(value) if value is result else value for value in (first, second))
         product = Product(act.gate, in_tensor, act_tensor, result, act.source, in_, self._function(act.gate, act_tensor))
         if self.on_product is not None:
             self.on_product(product)
@@ -378,18 +378,18 @@ class Watch(TorchFunctionMode):
 
     def _join(self, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Tensor) -> Tag | None:
         """Projections of one weight by several experts, one below the other."""
-        parts = [tag for part in arguments[0] if isinstance(tag := self.tag(part), Projected)]
-        if not parts or len(parts) != len(arguments[0]) or _axis(1, arguments, options) != 0:
+        tags = [tag for joined in arguments[0] if isinstance(tag := self.tag(joined), Projected)]
+        if not tags or len(tags) != len(arguments[0]) or _axis(1, arguments, options) != 0:
             return None
-        first = parts[0]
-        if any(part.weight.parameter is not first.weight.parameter or part.weight.expert is None for part in parts):
+        first = tags[0]
+        if any(tag.weight.parameter is not first.weight.parameter or tag.weight.expert is None for tag in tags):
             return None
-        if any(part.rows is None for part in parts):
+        if any(tag.rows is None for tag in tags):
             rows = experts = None
         else:
-            rows = torch.cat([part.rows for part in parts if part.rows is not None])
-            lengths = torch.tensor([len(part.rows) for part in parts if part.rows is not None])
-            experts = torch.tensor([part.weight.expert for part in parts]).repeat_interleave(lengths)
+            rows = torch.cat([tag.rows for tag in tags if tag.rows is not None])
+            lengths = torch.tensor([len(tag.rows) for tag in tags if tag.rows is not None])
+            experts = torch.tensor([tag.weight.expert for tag in tags]).repeat_interleave(lengths)
         columns = first.column_of_neuron().expand(result.shape)
         whole = replace(first.weight, expert=None)
         return replace(first, weight=whole, input=result, columns=columns, rows=rows, experts=experts)
@@ -404,9 +404,9 @@ def _name_of(function: Function) -> str:
     return name
 
 
-def _axis(place: int, arguments: Sequence[Any], options: Mapping[str, Any]) -> int:
-    """The axis that cat, split or chunk were given, by name or as the argument at `place`."""
-    return int(options.get("dim", arguments[place] if len(arguments) > place else 0))
+def _axis(index: int, arguments: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """The axis that cat, split or chunk were given, by name or as the argument at `index`."""
+    return int(options.get("dim", arguments[index] if len(arguments) > index else 0))
 
 
 def _same_input(first: Projected, second: Projected) -> bool:
@@ -415,40 +415,40 @@ def _same_input(first: Projected, second: Projected) -> bool:
     )
 
 
-def _part_of_weight(weight: Weight, name: str, arguments: tuple[Any, ...], part: Tensor) -> Weight | None:
-    """What is seen of a weight: an expert's part, a transposition, or experts on an axis of their own."""
+def _view_of_weight(weight: Weight, name: str, arguments: tuple[Any, ...], view: Tensor) -> Weight | None:
+    """What is seen of a weight: an expert's slice, a transposition, or experts on an axis of their own."""
     if name == "__getitem__":
         index = arguments[1]
-        if part.dim() == len(weight.shape) - 1 and (isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)):
-            known = isinstance(index, int) or index.device.type != "meta"
-            return replace(weight, expert=int(index) if known else None) if len(weight.shape) > 2 else None
-        # The parts of many experts at once.
-        return weight if part.dim() == len(weight.shape) == 3 else None
+        if view.dim() == len(weight.shape) - 1 and (isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)):
+            has_value = isinstance(index, int) or index.device.type != "meta"
+            return replace(weight, expert=int(index) if has_value else None) if len(weight.shape) > 2 else None
+        # The slices of many experts at once.
+        return weight if view.dim() == len(weight.shape) == 3 else None
     if name in ("t", "T", "mT", "transpose", "swapaxes", "swapdims"):
         return replace(weight, transposed=not weight.transposed)
-    if name in ("view", "reshape", "unflatten") and part.dim() == 3 and len(weight.shape) == 2:
-        return replace(weight, shape=part.shape)
-    if part.shape == weight.parameter.shape:
+    if name in ("view", "reshape", "unflatten") and view.dim() == 3 and len(weight.shape) == 2:
+        return replace(weight, shape=view.shape)
+    if view.shape == weight.parameter.shape:
         return weight
     return None
 
 
-def _parts_of_columns(
+def _views_of_columns(
     tag: Projected,
     name: str,
     function: Function,
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
-    parts: Sequence[Tensor],
+    views: Sequence[Tensor],
 ) -> Iterator[Tensor | None]:
-    """The columns of each part of a projected tensor."""
+    """The columns of each view of a projected tensor, None where they cannot be told."""
     indices = arguments[1] if name == "__getitem__" else ()
     if any(isinstance(index, Tensor) for index in (indices if isinstance(indices, tuple) else (indices,))):
-        yield from (None for _ in parts)
+        yield from (None for _ in views)
         return
     with torch._C.DisableTorchFunction():
         # What repeats along axes cannot always be viewed as the tensor itself can.
         look = Tensor.reshape if name == "view" else function
         seen = look(tag.columns, *arguments[1:], **options)
-    for part, columns in zip(parts, [seen] if isinstance(seen, Tensor) else seen, strict=True):
-        yield columns if columns.shape == part.shape else None
+    for view, columns in zip(views, [seen] if isinstance(seen, Tensor) else seen, strict=True):
+        yield columns if columns.shape == view.shape else None
