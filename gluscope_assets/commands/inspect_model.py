@@ -62,9 +62,9 @@ def _checkpoint(model: str, revision: str | None) -> tuple[CheckpointOptions, Pa
 
 def _print_mlps(model: str, inspection: Inspection) -> None:
     table = Table("layers", "MLP", "experts", "neurons", "σ", "tapped", box=None, header_style="bold")
-    for part in inspection.parts:
-        experts = "" if part.experts is None else str(part.experts)
-        table.add_row(spans(part.layers), part.mlp, experts, f"{part.width:,}", part.activation, part.tap)
+    for group in inspection.groups:
+        experts = "" if group.experts is None else str(group.experts)
+        table.add_row(spans(group.layers), group.mlp, experts, f"{group.width:,}", group.activation, group.tap)
     stack = f", {inspection.stack}" if inspection.stack else ""
     print(f"{model}: {inspection.model}{stack}, {_rounded(inspection.parameters)} parameters without its head")
     if inspection.routed is not None:

@@ -35,8 +35,8 @@ PACKED_ATTENTION = "gluscope_packed"
 LEAST_FILLED = 0.8
 """A padded batch ends before more than the rest of its cells would be padding."""
 
-PROBE_LENGTHS = (3, 5)
-PROBE_TOLERANCE = 0.05
+TRIAL_LENGTHS = (3, 5)
+TRIAL_TOLERANCE = 0.05
 """Relative difference of mean |gate| and |in| between texts packed and alone. Rounding is far below, a leak far above."""
 
 
@@ -181,7 +181,7 @@ class Forward(AbstractContextManager["Forward"]):
             return False
         self.usual_attention = model.config._attn_implementation
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        length = np.array(PROBE_LENGTHS)
+        length = np.array(TRIAL_LENGTHS)
         token = np.arange(length.sum()) % vocabulary
         both = Batch.whole(np.arange(2), length, token, np.ones(len(token), bool))
         texts = np.split(token, length[:1])
@@ -192,7 +192,7 @@ class Forward(AbstractContextManager["Forward"]):
             self.packed = True
             packed = self._gates_and_ins(both)
             differs = max(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(packed, expected, strict=True))
-            if differs < PROBE_TOLERANCE:
+            if differs < TRIAL_TOLERANCE:
                 return True
             reason = "its texts do not keep apart in a pack"
         except Exception as error:  # whatever a model of any architecture may raise

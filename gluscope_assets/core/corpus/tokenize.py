@@ -126,10 +126,10 @@ def cut_into_packs(lengths: npt.NDArray[np.int64], pack_tokens: int) -> npt.NDAr
 
 
 def _tokenize(options: CorpusOptions, tokenizer: "PreTrainedTokenizerBase", progress: Progress) -> list[Text]:
-    probe_alone = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
-    probe = tokenizer("a", verbose=False)["input_ids"]
-    at = next(i for i in range(len(probe)) if probe[i : i + len(probe_alone)] == probe_alone)
-    prefix, suffix = probe[:at], probe[at + len(probe_alone) :]
+    letter = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    wrapped = tokenizer("a", verbose=False)["input_ids"]
+    at = next(i for i in range(len(wrapped)) if wrapped[i : i + len(letter)] == letter)
+    prefix, suffix = wrapped[:at], wrapped[at + len(letter) :]
     room = options.text_tokens - len(prefix) - len(suffix)
     if room < 1:
         raise InputError(

@@ -1,6 +1,6 @@
 """Activation functions σ: their names, what people call them, and how to compute them.
 
-A model's σ is known by its values, not by what its config calls it. torch is imported inside functions, because pages are made
+A model's σ is told by its values, not by what its config calls it. torch is imported inside functions, because pages are made
 without it: what they show of the position sample is computed with numpy.
 """
 
@@ -37,7 +37,7 @@ class ActivationFunction:
     compute: "Callable[[Tensor], Tensor]"
     """Elementwise."""
     of_array: "Callable[[Floats], Floats]"
-    """The same in float32 without torch, to a few units in the last place."""
+    """The same in float32 without torch, to a few units in the last digit."""
 
 
 def _silu(gate: "Tensor") -> "Tensor":
@@ -143,8 +143,8 @@ def name_of_activation(function: "Callable[[Tensor], Tensor]") -> str:
         except (RuntimeError, NotImplementedError):  # it depends on more than the gate
             return UNNAMED
         distance = {
-            name: float((values - known.compute(gate)).abs().max()) if values.shape == gate.shape else 1.0
-            for name, known in ACTIVATION_FUNCTIONS.items()
+            name: float((values - named.compute(gate)).abs().max()) if values.shape == gate.shape else 1.0
+            for name, named in ACTIVATION_FUNCTIONS.items()
         }
     nearest = min(distance, key=distance.__getitem__)
     return nearest if distance[nearest] < TOLERANCE else UNNAMED

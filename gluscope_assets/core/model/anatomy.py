@@ -20,7 +20,7 @@ from gluscope_assets.core.model.activation import name_of_activation
 from gluscope_assets.core.model.gated_mlp import EXPERTS_AXES, GatedMLP, Projection, Stack
 from gluscope_assets.core.model.tracing import Normed, Produced, Projected, Watch
 
-PROBE_TOKENS = 7
+TRIAL_TOKENS = 7
 
 WITHOUT_VALUES = "batched_mm"
 """The library's implementation of experts that runs on tensors without values."""
@@ -52,17 +52,17 @@ def look_through(model: nn.Module, stack: Stack | None = None) -> Anatomy:
     """
     _check_stack(model, stack)
     parameters = dict(model.named_parameters())
-    probe = _probe(model, parameters)
-    found = _as_mlps(probe, names_of_parameters(model))
+    trial = _try(model, parameters)
+    mlps = _as_mlps(trial, names_of_parameters(model))
     if stack is not None:
-        found = [mlp for mlp in found if mlp.path.startswith(f"{stack}.")]
-    if not found:
+        mlps = [mlp for mlp in mlps if mlp.path.startswith(f"{stack}.")]
+    if not mlps:
         raise InputError(
             f"{type(model).__name__} has no gated MLP{f' in its {stack}' if stack else ''}: no product of an activated and "
-            f"another projection of one input enters a projection, it has only the linear parts {_linear_parts(model)}; "
+            f"another projection of one input enters a projection, it has only the linear parts {_linear_modules(model)}; "
             f"choose a model with a gated MLP such as Llama."
         )
-    return Anatomy(tuple(sorted(found, key=lambda mlp: mlp.layer)), probe.final_norm)
+    return Anatomy(tuple(sorted(mlps, key=lambda mlp: mlp.layer)), trial.final_norm)
 
 
 def find_gated_mlps(model: nn.Module, stack: Stack | None = None) -> list[GatedMLP]:
@@ -78,8 +78,9 @@ def _check_stack(model: nn.Module, stack: Stack | None) -> None:
         raise InputError(f"{type(model).__name__} has one stack of layers only; remove model.stack (--stack).")
 
 
-def _linear_parts(model: nn.Module) -> str:
-    names = {path.split(".")[-1] for path, part in model.named_modules() if isinstance(part, nn.Linear) or _is_conv(part)}
+def _linear_modules(model: nn.Module) -> str:
+    linear = (path for path, module in model.named_modules() if isinstance(module, nn.Linear) or _is_conv(module))
+    names = {path.split(".")[-1] for path in linear}
     return ", ".join(sorted(names)) or "none"
 
 
@@ -88,7 +89,7 @@ def _is_conv(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-# The probe
+# The trial
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _Entry:
     norm: str | None
 
 
-class _Probe:
+class _Trial:
     """What one pass shows."""
 
     def __init__(self, kind: type[Watch], parameters: Mapping[str, Tensor]) -> None:
@@ -135,11 +136,11 @@ class _Probe:
     def _end(self, path: str, is_norm: bool) -> Callable[..., None]:
         def end(module: nn.Module, inputs: object, output: object) -> None:
             self._running.pop()
-            for part in output if isinstance(output, tuple) else (output,):
-                if isinstance(part, Tensor):
-                    self._made[id(part)] = (part, path)
-                    if is_norm and not isinstance(self.watch.tag(part), Produced):
-                        self.watch.mark(part, Normed(path))
+            for tensor in output if isinstance(output, tuple) else (output,):
+                if isinstance(tensor, Tensor):
+                    self._made[id(tensor)] = (tensor, path)
+                    if is_norm and not isinstance(self.watch.tag(tensor), Produced):
+                        self.watch.mark(tensor, Normed(path))
 
         return end
 
@@ -155,10 +156,10 @@ class _Probe:
         self.final_norm = before.norm if isinstance(before, Normed) else None
 
 
-def _probe(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Probe:
+def _try(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Trial:
     meta = _without_values(model)
     try:
-        return _run_probe(model, _WithoutValues, {name: meta[name] for name in parameters}, torch.device("meta"), meta)
+        return _run_trial(model, _WithoutValues, {name: meta[name] for name in parameters}, torch.device("meta"), meta)
     except Exception as error:  # whatever a model of any architecture may raise without values
         device = next(model.parameters()).device
         if device.type == "meta":
@@ -168,7 +169,7 @@ def _probe(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Probe:
                 f"load them."
             ) from error
         try:
-            return _run_probe(model, Watch, parameters, device, None)
+            return _run_trial(model, Watch, parameters, device, None)
         except Exception as with_weights:  # whatever a model of any architecture may raise
             first = next(iter(str(with_weights).splitlines()), "no message")
             raise InputError(
@@ -177,25 +178,25 @@ def _probe(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Probe:
             ) from with_weights
 
 
-def _run_probe(
+def _run_trial(
     model: nn.Module,
     kind: type[Watch],
     parameters: Mapping[str, Tensor],
     device: torch.device,
     values: dict[str, Tensor] | None,
-) -> _Probe:
+) -> _Trial:
     """Run the model on a few tokens, with `values` instead of its own parameters."""
-    probe = _Probe(kind, parameters)
-    inputs = probe_inputs(model, PROBE_TOKENS, device)
+    trial = _Trial(kind, parameters)
+    inputs = trial_inputs(model, TRIAL_TOKENS, device)
     implementation = ONE_BY_ONE if values is None else WITHOUT_VALUES
     with (
-        probe.follow(model), experts_implementation(model, implementation), torch.inference_mode(), device, probe.watch
+        trial.follow(model), experts_implementation(model, implementation), torch.inference_mode(), device, trial.watch
     ):  # fmt: skip
         if values is None:
-            probe.finish(model(**inputs))
+            trial.finish(model(**inputs))
         else:
-            probe.finish(torch.func.functional_call(model, values, kwargs=inputs, tie_weights=False))
-    return probe
+            trial.finish(torch.func.functional_call(model, values, kwargs=inputs, tie_weights=False))
+    return trial
 
 
 def _without_values(model: nn.Module) -> dict[str, Tensor]:
@@ -203,7 +204,7 @@ def _without_values(model: nn.Module) -> dict[str, Tensor]:
     meta: dict[int, Tensor] = {}
     return {
         f"{path}.{name}".lstrip("."): meta.setdefault(id(tensor), tensor.detach().to("meta"))
-        # A module that stands in several places is named once: its tensors could not be put back after an error.
+        # A module that is used several times is named once: its tensors could not be put back after an error.
         for path, module in model.named_modules()
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     }
@@ -223,7 +224,7 @@ class _WithoutValues(Watch):
         return super().__torch_function__(function, types, arguments, options)
 
 
-def probe_inputs(model: nn.Module, tokens: int, device: torch.device) -> dict[str, Any]:
+def trial_inputs(model: nn.Module, tokens: int, device: torch.device) -> dict[str, Any]:
     """Arguments for a pass over one short text."""
     token = torch.arange(tokens, device=device)[None] % _vocabulary(model)
     inputs: dict[str, Any] = {"input_ids": token, "use_cache": False}
@@ -271,22 +272,22 @@ def names_of_parameters(model: nn.Module) -> dict[str, list[str]]:
     return {of_one[0]: of_one for of_one in names.values()}
 
 
-def _as_mlps(probe: _Probe, names: Mapping[str, list[str]]) -> list[GatedMLP]:
+def _as_mlps(trial: _Trial, names: Mapping[str, list[str]]) -> list[GatedMLP]:
     """An MLP for each product, and for each expert like the one that computed it."""
-    found: dict[tuple[str, int | None], GatedMLP] = {}
+    mlps: dict[tuple[str, int | None], GatedMLP] = {}
     products: dict[tuple[str, int | None, int | None], set[int]] = {}
-    for entry in probe.entries:
+    for entry in trial.entries:
         if re.search(NUMBER, entry.produced.product.gate_source.weight.name):
-            mlp = _as_mlp(entry, names, probe.norm_after)
-            # A product may enter the projections of several experts, part by part.
+            mlp = _as_mlp(entry, names, trial.norm_after)
+            # A product may enter the projections of several experts, some rows in each.
             product = entry.produced.product
             products.setdefault((mlp.path, mlp.expert, product.gate_source.weight.expert), set()).add(id(product))
             for fellow in _with_fellows(mlp, names):
-                found.setdefault((fellow.gate.parameter, fellow.expert), fellow)
+                mlps.setdefault((fellow.gate.parameter, fellow.expert), fellow)
     runs: dict[str, int] = {}
     for (path, _, _), computed in products.items():
         runs[path] = max(runs.get(path, 0), len(computed))
-    return _in_outermost_blocks([replace(mlp, runs=runs[mlp.path]) for mlp in found.values()])
+    return _in_outermost_blocks([replace(mlp, runs=runs[mlp.path]) for mlp in mlps.values()])
 
 
 NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.)")
@@ -322,7 +323,7 @@ def _as_mlp(entry: _Entry, names: Mapping[str, list[str]], norm_after: Mapping[s
         block = path[: expert.start()]
         if expert[1] is not None:
             number, path = int(expert[1]), path[: expert.start(1) - 1]
-    # A module above may use the parts of one that does not run itself.
+    # A module above may use the parameters of one that does not run itself.
     block = max((module for module in entry.running if _holds(module, block)), key=len)
     after = [norm for module, norm in norm_after.items() if _holds(module, path) and re.search(BELOW_LAYER, module)]
     return GatedMLP(
@@ -347,8 +348,8 @@ def _holds(module: str, path: str) -> bool:
 
 def _common_path(names: Sequence[str]) -> str:
     """The innermost module that holds parameters of these names."""
-    parts = [name.split(".")[:-1] for name in names]
-    common = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    modules = [name.split(".")[:-1] for name in names]
+    common = takewhile(lambda level: len(set(level)) == 1, zip(*modules, strict=False))
     return ".".join(level[0] for level in common)
 
 
@@ -364,13 +365,13 @@ def _with_fellows(mlp: GatedMLP, names: Collection[str]) -> Iterator[GatedMLP]:
         numbered = f"{mlp.path}.{mlp.expert}."
         for number in count():
             fellow = f"{mlp.path}.{number}."
-            parts = [replace(part, parameter=part.parameter.replace(numbered, fellow)) for part in mlp.projections]
-            if any(part.parameter not in names for part in parts):
+            gate, in_, out = (replace(own, parameter=own.parameter.replace(numbered, fellow)) for own in mlp.projections)
+            if any(projection.parameter not in names for projection in (gate, in_, out)):
                 return
-            yield replace(mlp, expert=number, gate=parts[0], in_=parts[1], out=parts[2])
+            yield replace(mlp, expert=number, gate=gate, in_=in_, out=out)
     elif len(mlp.gate.shape) == len(EXPERTS_AXES):
         for number in range(mlp.gate.shape[0]):
-            gate, in_, out = (replace(part, expert=number) for part in mlp.projections)
+            gate, in_, out = (replace(own, expert=number) for own in mlp.projections)
             yield replace(mlp, expert=number, gate=gate, in_=in_, out=out)
     else:
         yield mlp

@@ -36,8 +36,8 @@ def find_candidates(options: DiscoveryOptions) -> tuple[list[Candidate], list[st
 
     InputError if the folder does not exist or the Hub cannot be asked.
     """
-    found, waiting = _in_folder(options) if options.folder is not None else (_on_hub(options), [])
-    chosen = [candidate for candidate in found if (_number(candidate.name) or 0) % options.every == 0]
+    complete, waiting = _in_folder(options) if options.folder is not None else (_on_hub(options), [])
+    chosen = [candidate for candidate in complete if (_number(candidate.name) or 0) % options.every == 0]
     return sorted(chosen, key=lambda candidate: candidate.order), sorted(waiting)
 
 
@@ -77,14 +77,14 @@ def _in_folder(options: DiscoveryOptions) -> tuple[list[Candidate], list[str]]:
     assert folder is not None
     if not folder.is_dir():
         raise InputError(f"model.discover.folder: {folder} does not exist; create it or name the one that training writes to.")
-    found, waiting = [], []
+    complete, waiting = [], []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and fnmatchcase(path.name, options.pattern):
             if is_complete(path):
-                found.append(Candidate(CheckpointOptions(name=slug(path.name), path=path), _order(path.name)))
+                complete.append(Candidate(CheckpointOptions(name=slug(path.name), path=path), _order(path.name)))
             else:
                 waiting.append(path.name)
-    return found, waiting
+    return complete, waiting
 
 
 def _on_hub(options: DiscoveryOptions) -> list[Candidate]:
@@ -121,7 +121,7 @@ def slug(name: str) -> str:
 
 
 def _order(name: str) -> tuple[object, ...]:
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+    return tuple((0, int(run), "") if run.isdigit() else (1, 0, run) for run in re.split(r"(\d+)", name) if run)
 
 
 def _number(name: str) -> int | None:

@@ -32,10 +32,10 @@ class Projection:
     columns: Sequence[int]
     """The output (of w_out: the input) that belongs to each neuron."""
     expert: int | None = None
-    """The expert's place on the first axis."""
+    """The expert's index on the first axis."""
 
     def vectors(self, stored: Tensor, neuron_axis: Literal["outputs", "inputs"]) -> Tensor:
-        """[neurons, hidden] of the parameter, or of an expert's part of it, as stored."""
+        """[neurons, hidden] in the stored dtype, of the parameter `stored` or of an expert's slice of it."""
         if self.expert is not None and stored.dim() == len(self.shape) == len(EXPERTS_AXES):
             stored = stored[self.expert]
         elif self.expert is not None and self._is_flat(stored):
@@ -110,6 +110,6 @@ class Activations:
     """[rows], the token of each row, ascending; None if the rows are all tokens in order."""
 
     def rows(self, chosen: Tensor, tokens: Tensor | None = None) -> "Activations":
-        """The activations in some rows, which are those of `tokens`."""
+        """The activations in `chosen` rows, int64 or bool [rows]; `tokens` says which tokens they are of."""
         act = None if self.act is None else self.act[chosen]
         return Activations(self.gate[chosen], self.in_[chosen], act, self.post[chosen], tokens)

@@ -39,8 +39,8 @@ ROUTED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_exp
 
 
 @dataclass(frozen=True)
-class Part:
-    """Layers whose MLPs of one kind are alike."""
+class MLPGroup:
+    """MLPs that are alike, of one or several layers."""
 
     layers: tuple[int, ...]
     mlp: str
@@ -62,7 +62,7 @@ class Inspection:
     """Its class in transformers."""
     stack: "Stack | None"
     layers: tuple[int, ...]
-    parts: tuple[Part, ...]
+    groups: tuple[MLPGroup, ...]
     neurons: int
     parameters: int
     """Of the base model."""
@@ -106,7 +106,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, stack: "Stack | None" = None) -> 
         model=type(model).__name__,
         stack=stack,
         layers=tuple(sorted({mlp.layer for mlp in anatomy.mlps})),
-        parts=tuple(_parts(anatomy.mlps)),
+        groups=tuple(_groups(anatomy.mlps)),
         neurons=sum(mlp.width for mlp in anatomy.mlps),
         parameters=sum(sizes.values()),
         active_parameters=sum(sizes.values()) - embedding.numel() - idle,
@@ -122,22 +122,22 @@ def _routed(config: Any) -> int | None:
 
 def _expert_parameters(mlps: "Sequence[GatedMLP]", sizes: dict[str, int]) -> int:
     """Parameters of all experts that tokens are routed to."""
-    names = {part.parameter for mlp in mlps if mlp.expert is not None for part in mlp.projections}
+    names = {projection.parameter for mlp in mlps if mlp.expert is not None for projection in mlp.projections}
     return sum(sizes.get(name, 0) for name in names)
 
 
-def _parts(mlps: "Sequence[GatedMLP]") -> list[Part]:
+def _groups(mlps: "Sequence[GatedMLP]") -> list[MLPGroup]:
     def kind(mlp: "GatedMLP") -> tuple[str, int, str]:
         return mlp.name, mlp.width, mlp.activation
 
-    parts = []
-    for (name, width, activation), alike in groupby(sorted(mlps, key=kind), kind):
-        found = list(alike)
-        experts = {mlp.expert for mlp in found}
-        tap = ", ".join(dict.fromkeys(_inside_layer(part.parameter) for part in found[0].projections))
-        layers = tuple(sorted({mlp.layer for mlp in found}))
-        parts.append(Part(layers, name, None if experts == {None} else len(experts), width, activation, tap))
-    return sorted(parts, key=lambda part: (part.layers, part.mlp))
+    groups = []
+    for (name, width, activation), members in groupby(sorted(mlps, key=kind), kind):
+        alike = list(members)
+        experts = {mlp.expert for mlp in alike}
+        tap = ", ".join(dict.fromkeys(_inside_layer(projection.parameter) for projection in alike[0].projections))
+        layers = tuple(sorted({mlp.layer for mlp in alike}))
+        groups.append(MLPGroup(layers, name, None if experts == {None} else len(experts), width, activation, tap))
+    return sorted(groups, key=lambda group: (group.layers, group.mlp))
 
 
 def _inside_layer(parameter: str) -> str:
@@ -162,16 +162,16 @@ def write_study(inspection: Inspection, options: CheckpointOptions, file: Path) 
     name = (options.repository or str(options.path)).rstrip("/").split("/")[-1]
     slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     if options.path is not None:
-        place = {"path": str(options.path.resolve())}
+        source = {"path": str(options.path.resolve())}
     else:
-        place = {"repository": str(options.repository), "revision": str(options.revision)}
+        source = {"repository": str(options.repository), "revision": str(options.revision)}
     model: dict[str, Any] = {"name": name, "layers": layers_option(inspection.layers)}
     if inspection.stack is not None:
         model["stack"] = inspection.stack
     content = {
         "name": (slug if slug[:1].isalpha() else f"model_{slug}")[:40],
         "title": name,
-        "model": {**model, "dtype": "auto", "checkpoints": [{"name": options.name, **place}]},
+        "model": {**model, "dtype": "auto", "checkpoints": [{"name": options.name, **source}]},
         "corpus": {"source": "folder", "path": "texts", "text_tokens": 256},
         "site": {"pages": [{"checkpoints": "last", "neurons": 64}]},
     }

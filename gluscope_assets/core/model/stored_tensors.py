@@ -42,14 +42,14 @@ class _Recipe:
         patterns = self.converter.target_patterns
         return [self.parameter.replace(patterns[0], pattern) for pattern in patterns]
 
-    def make(self, parts: "Mapping[str, list[Tensor]]", model: Any, config: Any) -> "dict[str, Tensor]":
-        """The parameters, of tensors by source pattern."""
+    def make(self, stored: "Mapping[str, list[Tensor]]", model: Any, config: Any) -> "dict[str, Tensor]":
+        """The parameters, made of stored tensors by source pattern."""
         if self.converter is None:
-            [[tensor]] = parts.values()
+            [[tensor]] = stored.values()
             return {self.parameter: tensor}
         # A converter holds the tensors that it is to convert.
         converter: Any = deepcopy(self.converter)
-        for pattern, tensors in parts.items():
+        for pattern, tensors in stored.items():
             for tensor in tensors:
                 converter.add_tensor(self.parameter, pattern, pattern, tensor)
         made = converter.convert(self.parameter, model=model, config=config)
@@ -84,28 +84,28 @@ class StoredTensors:
         """The model's parameter or buffer `name`. InputError if it is not stored or has another shape."""
         name = self._stored(name)
         recipe = self._recipes[name]
-        parts = {pattern: [self._slice(key)[...] for key in keys] for pattern, keys in recipe.sources.items()}
-        return self._make(name, parts, self._model, self._shapes[name])
+        stored = {pattern: [self._slice(key)[...] for key in keys] for pattern, keys in recipe.sources.items()}
+        return self._make(name, stored, self._model, self._shapes[name])
 
     def read_expert(self, name: str, expert: int) -> "Tensor":
-        """One expert's part of the parameter `name`, whose first axis is that of experts: `read(name)[expert]`.
+        """One expert's slice of the parameter `name`, whose first axis is that of experts: `read(name)[expert]`.
 
-        Only that part is read, unless transformers' conversion mixes experts. IndexError if there is no such expert,
+        Only that slice is read, unless transformers' conversion mixes experts. IndexError if there is no such expert,
         InputError as in `read`.
         """
         name = self._stored(name)
         experts, *shape = self._shapes[name]
         if not 0 <= expert < experts:
             raise IndexError(f"{name} has {experts} experts, and no expert {expert}")
-        parts = self._parts(self._recipes[name], expert, experts)
-        if parts is None:
+        stored = self._of_expert(self._recipes[name], expert, experts)
+        if stored is None:
             return self.read(name)[expert]
-        return self._make(name, parts, _OneExpert(self._model), (1, *shape))[0]
+        return self._make(name, stored, _OneExpert(self._model), (1, *shape))[0]
 
     def find(self, *names: str) -> "Tensor | None":
         """The first of the tensors `names` that is stored, None if none is.
 
-        A name is one in the model, or that of a tensor which is no part of it, such as `lm_head.weight`. What comes before
+        A name is one in the model, or that of a tensor which the model lacks, such as `lm_head.weight`. What comes before
         it may be left out where the embedding is stored under it too: `lm_head.weight` finds `language_model.lm_head.weight`.
         """
         for name in (name for given in names for name in self._full_names(given)):
@@ -192,8 +192,8 @@ class StoredTensors:
     def _unreadable(self, path: Path, error: Exception) -> InputError:
         return InputError(f"Checkpoint {self._checkpoint.name}: {path} cannot be read ({error}); copy it again.")
 
-    def _parts(self, recipe: _Recipe, expert: int, experts: int) -> "dict[str, list[Tensor]] | None":
-        """An expert's part of each source; None if the conversion needs the others too."""
+    def _of_expert(self, recipe: _Recipe, expert: int, experts: int) -> "dict[str, list[Tensor]] | None":
+        """An expert's slice of each source; None if the conversion needs the others too."""
         from transformers.core_model_loading import MergeModulelist
 
         operations = recipe.converter.operations if recipe.converter else []
@@ -206,14 +206,14 @@ class StoredTensors:
                 return None
             return {pattern: [self._slice(keys[expert])[...]] for pattern, keys in recipe.sources.items()}
         slices = {pattern: [self._slice(key) for key in keys] for pattern, keys in recipe.sources.items()}
-        if any(part.get_shape()[:1] != [experts] for parts in slices.values() for part in parts):
+        if any(whole.get_shape()[:1] != [experts] for wholes in slices.values() for whole in wholes):
             return None
-        return {pattern: [part[expert : expert + 1] for part in parts] for pattern, parts in slices.items()}
+        return {pattern: [whole[expert : expert + 1] for whole in wholes] for pattern, wholes in slices.items()}
 
-    def _make(self, name: str, parts: "Mapping[str, list[Tensor]]", model: Any, shape: tuple[int, ...]) -> "Tensor":
+    def _make(self, name: str, stored: "Mapping[str, list[Tensor]]", model: Any, shape: tuple[int, ...]) -> "Tensor":
         """The parameter `name` of its sources. InputError if they do not make a tensor of that shape."""
         try:
-            tensor = self._recipes[name].make(parts, model, self._model.config)[name]
+            tensor = self._recipes[name].make(stored, model, self._model.config)[name]
             if tensor.shape != shape:
                 raise ValueError(f"they make {list(tensor.shape)} instead of {list(shape)}")
         # What conversions raise if sources are missing or have other shapes.
@@ -226,7 +226,7 @@ class StoredTensors:
 
 
 class _OneExpert:
-    """A model as conversions of one expert's part see it; they ask for shapes."""
+    """A model as conversions of one expert's slice see it; they ask for shapes."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self._model = model

@@ -52,15 +52,15 @@ class _BlockWatch:
     def __init__(self, block: _Block, tokens: int, complete: Callable[["_BlockWatch"], None]) -> None:
         self.block, self.complete = block, complete
         self.watch = Watch(block.parameters, on_product=self.take, tokens=tokens)
-        self.found: list[tuple[GatedMLP, Activations]] = []
+        self.computed: list[tuple[GatedMLP, Activations]] = []
         self.delivered = False
 
     def take(self, product: Product) -> None:
         for expert, activations in _by_expert(product):
             mlp = self.block.mlp_of.get((product.gate_source.weight.name, expert))
             if mlp is not None:
-                self.found.append((mlp, activations))
-        if self.block.all_see_all_tokens and len(self.found) == len(self.block.mlps):
+                self.computed.append((mlp, activations))
+        if self.block.all_see_all_tokens and len(self.computed) == len(self.block.mlps):
             self.complete(self)
 
 
@@ -73,10 +73,10 @@ def _by_expert(product: Product) -> Iterator[tuple[int | None, Activations]]:
         for expert in range(source.weight.shape[0]):
             tokens = source.input[expert].any(dim=-1).nonzero()[:, 0]
             act_of = None if act is None else act[expert]
-            whole = _activations(product.gate[expert], product.in_[expert], act_of, product.post[expert])
+            whole = _flattened(product.gate[expert], product.in_[expert], act_of, product.post[expert])
             yield expert, whole.rows(tokens, tokens)
         return
-    activations = _activations(product.gate, product.in_, act, product.post)
+    activations = _flattened(product.gate, product.in_, act, product.post)
     if source.experts is not None and source.rows is not None:
         for expert in sorted(set(source.experts.tolist())):
             of_expert = (source.experts == expert).nonzero()[:, 0].to(source.rows.device)
@@ -95,8 +95,8 @@ def _in_order(tokens: Tensor) -> Tensor:
     return order[tokens[order].diff(prepend=tokens.new_full((1,), -1)) > 0]
 
 
-def _activations(gate: Tensor, in_: Tensor, act: Tensor | None, post: Tensor) -> Activations:
-    flat = [None if part is None else part.reshape(-1, part.shape[-1]) for part in (gate, in_, act, post)]
+def _flattened(gate: Tensor, in_: Tensor, act: Tensor | None, post: Tensor) -> Activations:
+    flat = [None if tensor is None else tensor.reshape(-1, tensor.shape[-1]) for tensor in (gate, in_, act, post)]
     return Activations(*flat)  # type: ignore[arg-type]
 
 
@@ -155,18 +155,18 @@ class Taps(ExitStack):
     def _deliver(self, ended: _BlockWatch) -> None:
         """Hand over what a block computed. InputError if one of its MLPs, through which all tokens go, computed nothing."""
         ended.delivered = True
-        silent = {mlp.path for mlp in ended.block.mlps if mlp.expert is None} - {mlp.path for mlp, _ in ended.found}
+        silent = {mlp.path for mlp in ended.block.mlps if mlp.expert is None} - {mlp.path for mlp, _ in ended.computed}
         if silent:
             raise InputError(
                 f"{sorted(silent)[0]} computed no gated product, though it does without values; load the model without "
                 f"kernels or hooks that replace its operations."
             )
         assert self._pass.receive is not None
-        self._pass.receive(ended.block.path, ended.found)
+        self._pass.receive(ended.block.path, ended.computed)
         if self.stops and ended.block is self.blocks[-1]:
             raise _LastBlockLeft
 
 
 def first_of(mlps: Sequence[GatedMLP], block: str) -> int:
-    """The place of the first MLP of a block."""
-    return next(place for place, mlp in enumerate(mlps) if mlp.block == block)
+    """The index of the first MLP of a block."""
+    return next(index for index, mlp in enumerate(mlps) if mlp.block == block)

@@ -337,7 +337,7 @@ class Watch(TorchFunctionMode):
             if not isinstance(argument, Tensor) or id(argument) not in made_by:
                 return argument
             function, arguments, options = made_by[id(argument)]
-            return function(*(replay(part, gate_value) for part in arguments), **options)
+            return function(*(replay(operand, gate_value) for operand in arguments), **options)
 
         # A copy, because an operation may have worked in place.
         return lambda value: replay(act, value.clone())
@@ -358,7 +358,7 @@ class Watch(TorchFunctionMode):
             arguments = arguments[::-1]
         operands = [*arguments, *(options[key] for key in ("input", "weight", "other", "mat2") if key in options)][:2]
         tags = [self.tag(operand) for operand in operands]
-        at = next((place for place, tag in enumerate(tags) if isinstance(tag, Weight)), None)
+        at = next((index for index, tag in enumerate(tags) if isinstance(tag, Weight)), None)
         if at is None or len(operands) < 2 or operands[at].dim() < 2:
             return None
         weight, other = tags[at], tags[1 - at]

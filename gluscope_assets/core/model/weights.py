@@ -59,7 +59,7 @@ class Fold:
 
 
 def fold_of(norm: nn.Module, hidden: int) -> Fold:
-    """What a norm does, found by running it: its formula (w, 1 + w, LayerNorm) need not be known."""
+    """What a norm does, measured by running it, whatever its formula (w, 1 + w, LayerNorm)."""
     with torch.inference_mode():
         ones = torch.ones(hidden)
         ones[1::2] = -1
@@ -69,7 +69,7 @@ def fold_of(norm: nn.Module, hidden: int) -> Fold:
         spread = math.sqrt(hidden / int(ones.abs().sum()))
         scale = (both[0] - both[1]) / 2 * ones / spread
         if hidden % 2:
-            # The last element was 0 above and takes another's place here.
+            # The last element was 0 above and takes the value of another here.
             moved = norm(ones.roll(1)[None, None])[0, 0].float() - norm(-ones.roll(1)[None, None])[0, 0].float()
             scale[-1] = (moved / 2 * ones.roll(1) / spread)[-1]
         return Fold(scale, bool(torch.allclose(both[0], both[2], atol=1e-3)))
@@ -206,8 +206,10 @@ def closed_form(hidden: int) -> dict[str, float]:
     # The angle between them has the density sin(θ)^(d - 2).
     angle = torch.linspace(math.pi, 0, 200_001, dtype=torch.float64)
     cumulated = angle.sin().clamp(min=0).pow(hidden - 2).cumsum(0)
-    found = {str(q): round(float(angle[torch.searchsorted(cumulated, q * float(cumulated[-1]))].cos()), 6) for q in QUANTILES}
-    return {"std": round(1 / math.sqrt(hidden), 6), **found}
+    quantiles = {
+        str(q): round(float(angle[torch.searchsorted(cumulated, q * float(cumulated[-1]))].cos()), 6) for q in QUANTILES
+    }
+    return {"std": round(1 / math.sqrt(hidden), 6), **quantiles}
 
 
 # Tokens
@@ -243,38 +245,35 @@ def unembedding(reader: Reader, final_norm: str | None, config: Any) -> Unembedd
 
 
 def ranked_tokens(rows: Tensor, tokens: Tensor, scale: float = 1.0) -> tuple[pa.Array, pa.Array]:
-    """The tokens that each row's product with `tokens` [vocabulary, hidden] scores highest, and those it scores lowest.
+    """The tokens that each row's product with `tokens` [vocabulary, hidden] scores highest, and the ones it scores lowest.
 
-    Lists of {token, score}, in that order. Scores are float32 products, times `scale`.
+    Two columns, an element for each of `rows` [neurons, hidden]: lists of {token, score}, the most extreme first. Scores are
+    float32 products, times `scale`.
     """
     kept = min(TOKENS_KEPT, len(tokens))
-    found: list[list[npt.NDArray[Any]]] = [[], [], [], []]
+    ranked: dict[bool, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]] = {True: [], False: []}
     for tile in torch.split(rows, max(1, CELLS_AT_ONCE // min(len(tokens), TOKENS_AT_ONCE))):
-        best: list[tuple[Tensor, Tensor] | None] = [None, None]
+        best: dict[bool, tuple[Tensor, Tensor]] = {}
         for first in range(0, len(tokens), TOKENS_AT_ONCE):
-            part = tokens[first : first + TOKENS_AT_ONCE].to(rows.device).float()
-            scores = tile @ part.T
-            for place, largest in enumerate((True, False)):
+            scores = tile @ tokens[first : first + TOKENS_AT_ONCE].to(rows.device).float().T  # [rows of the tile, tokens]
+            for largest in (True, False):
                 values, indices = scores.topk(min(kept, scores.shape[1]), dim=1, largest=largest)
                 indices = indices + first
-                before = best[place]
-                if before is not None:
-                    both = torch.cat([before[0], values], dim=1)
+                if largest in best:
+                    both = torch.cat([best[largest][0], values], dim=1)
                     values, order = both.topk(min(kept, both.shape[1]), dim=1, largest=largest)
-                    indices = torch.cat([before[1], indices], dim=1).gather(1, order)
-                best[place] = values, indices
-        for place, pair in enumerate(best):
-            assert pair is not None
-            found[2 * place].append(pair[1].to(torch.int32).cpu().numpy())
-            found[2 * place + 1].append((pair[0] * scale).cpu().numpy())
+                    indices = torch.cat([best[largest][1], indices], dim=1).gather(1, order)
+                best[largest] = values, indices  # [rows of the tile, kept] both
+        for largest, (values, indices) in best.items():
+            ranked[largest].append((indices.to(torch.int32).cpu().numpy(), (values * scale).cpu().numpy()))
     offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * kept)
-    high_token, high_score, low_token, low_score = (np.concatenate(part).reshape(-1) for part in found)
 
-    def column(token: npt.NDArray[Any], score: npt.NDArray[Any]) -> pa.Array:
+    def column(tiles: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> pa.Array:
+        token, score = (np.concatenate(arrays).reshape(-1) for arrays in zip(*tiles, strict=True))
         struct = pa.StructArray.from_arrays([pa.array(token), pa.array(score)], names=["token", "score"])
         return pa.ListArray.from_arrays(offsets, struct)
 
-    return column(high_token, high_score), column(low_token, low_score)
+    return column(ranked[True]), column(ranked[False])
 
 
 # Tables

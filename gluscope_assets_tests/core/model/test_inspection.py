@@ -7,7 +7,7 @@ import pytest
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.gated_mlp import Stack
-from gluscope_assets.core.model.inspection import Inspection, Part, inspect_checkpoint, spans, write_study
+from gluscope_assets.core.model.inspection import Inspection, MLPGroup, inspect_checkpoint, spans, write_study
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
 from gluscope_assets.study.study import load_study
 from gluscope_assets_tests.support.zoo import tiny_config, tiny_model
@@ -24,8 +24,8 @@ def test_dense_experts_and_shared_experts_are_told_apart(tmp_path: Path) -> None
     assert found.model == "Qwen2MoeModel"
     assert found.layers == (0, 1, 2, 3)
     taps = "mlp.experts.gate_up_proj, mlp.experts.down_proj"
-    assert Part((1, 2, 3), "mlp.experts", 6, 20, "silu", taps) in found.parts
-    assert [(part.mlp, part.experts, part.width) for part in found.parts] == [
+    assert MLPGroup((1, 2, 3), "mlp.experts", 6, 20, "silu", taps) in found.groups
+    assert [(group.mlp, group.experts, group.width) for group in found.groups] == [
         ("mlp", None, 44),
         ("mlp.experts", 6, 20),
         ("mlp.shared_expert", None, 28),
