@@ -78,6 +78,16 @@ class LayerTables:
         return self.aggregate / EXAMPLES_FILE
 
     @property
+    def sample(self) -> Path:
+        """Gate and in at the sampled positions."""
+        return self.aggregate / SAMPLE_FILE
+
+    @property
+    def positions(self) -> Path:
+        """Where the sampled positions lie."""
+        return self.aggregate / POSITIONS_FILE
+
+    @property
     def are_there(self) -> bool:
         """Whether the layer has been built."""
         return self.statistics.is_file() and self.weights.is_file()

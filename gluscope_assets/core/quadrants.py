@@ -3,6 +3,8 @@
 Nothing is computed here. The order of each tuple is part of the data contract.
 """
 
+from typing import Literal
+
 QUADRANTS = ("gate+_in+", "gate+_in-", "gate-_in+", "gate-_in-")
 """Sign combinations of (gate, in), in the order of every quadrant axis."""
 
@@ -16,6 +18,9 @@ LISTS = tuple(
     if activation != "act" or quadrant.startswith("gate-")
 )
 """The 14 ranked lists of examples. act is ranked for gate- only: for gate+ it orders as gate does."""
+
+View = Literal["oriented", "raw"]
+"""Whether in and post are shown multiplied by the orientation, or as the model computes them."""
 
 
 def column(quadrant: str, activation: str) -> str:

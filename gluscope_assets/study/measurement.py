@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.pages.formats import format_count
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.site.overview import MeasuredCheckpoint, Measurement, Pass
+from gluscope_assets.core.site.measured import MeasuredCheckpoint, Measurement, Pass
 
 if TYPE_CHECKING:
     from gluscope_assets.core.corpus.texts import TokenizedCorpus

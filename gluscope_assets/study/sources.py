@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import Checkpoint, fetch_config
 from gluscope_assets.core.options import CorpusOptions, PageSelection
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.pages.selection import with_lists
-from gluscope_assets.core.pages.site_map import SiteMap, parts_of
+from gluscope_assets.core.pages.site_map import SiteMap, mlp_blocks_of
 from gluscope_assets.core.paths import LayerTables, StudyFolder
 from gluscope_assets.study.study import Study
 
@@ -34,14 +34,14 @@ def site_map(
 ) -> SiteMap:
     """The study as the renderer sees it, with the `pages` of the study or others; `checkpoints` are in the order of training.
 
-    Checkpoints of one model have equal layers; those that are built tell their width and parts.
+    Checkpoints of one model have equal layers; those that are built tell their width and MLPs.
     """
     tables = built_tables(study, folder, checkpoints)
     statistics: dict[int, Path] = {}
     for of_layer in tables.values():
         statistics.setdefault(of_layer.layer, of_layer.statistics)
     layers = sorted(statistics)
-    parts = {layer: parts_of(statistics[layer]) for layer in layers}
+    blocks = {layer: mlp_blocks_of(statistics[layer]) for layer in layers}
     named = tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints)
     selections = study.site.pages if pages is None else pages
     return SiteMap(
@@ -52,7 +52,7 @@ def site_map(
         checkpoints=named,
         layers=tuple((layer, pq.read_metadata(statistics[layer]).num_rows) for layer in layers),
         pages=with_lists(selections, named, study.model.layer_numbers, tables, study.site.view),
-        parts=tuple((layer, found) for layer, found in parts.items() if found),
+        mlp_blocks=tuple((layer, of_layer) for layer, of_layer in blocks.items() if of_layer),
         view=study.site.view,
     )
 

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.pages.rendering import LayerSource, render_layers
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.rendering import render_layers
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.study.study import SHIPPED, load_study
 

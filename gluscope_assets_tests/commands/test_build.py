@@ -15,7 +15,8 @@ import yaml
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
-from gluscope_assets.core.site.overview import Measurement, Overview, overview_of
+from gluscope_assets.core.site.measured import Measurement
+from gluscope_assets.core.site.overview import Overview, overview_of
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
 from gluscope_assets.orchestration.records import recorded_shards

@@ -946,9 +946,9 @@ def test_no_page_allows_inline_code_or_other_hosts(page: Page, address: str) -> 
 # Odd studies.
 
 
-def built(study: Study, site: Path, **options: Any) -> str:
+def built(study: Study, site: Path) -> str:
     """The address on disk of the study's neuron 0."""
-    study.render(site, **options)
+    study.render(site)
     render_site(site, study.site_map())
     return (site / LATE / "00" / "0.html").as_uri()
 
@@ -989,9 +989,9 @@ def test_values_beyond_sixteen_bits_are_exact(page: Page, tmp_path: Path) -> Non
     ],
 )
 def test_act_follows_from_gate_by_the_models_own_activation(
-    page: Page, study: Study, tmp_path: Path, activation: str, label: str, formula: Callable[[float], float]
+    page: Page, tmp_path: Path, activation: str, label: str, formula: Callable[[float], float]
 ) -> None:
-    page.goto(built(study, tmp_path, activation=activation))
+    page.goto(built(Study(tmp_path / "study", activation=activation), tmp_path / "site"))
     settle(page)
     assert f"act = {label}(gate)" in page.locator(".facts").inner_text()
     tokens = section(page, "gate-_in+").locator(".example").first.locator(".t:not(.peak)")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from gluscope_assets.core.options import PageSelection
-from gluscope_assets.core.pages.site_map import Part, SiteMap
+from gluscope_assets.core.pages.site_map import MlpBlock, SiteMap
 from gluscope_assets.core.serve.on_demand import OnDemand
 from gluscope_assets.core.serve.server import open_server
 from gluscope_assets.core.site.site import render_site
@@ -20,7 +20,7 @@ from gluscope_assets_tests.support.synthetic import Study
 pytestmark = needs_chromium
 
 EARLY = "early-0000000"
-PARTS = (Part("mlp.experts", 3, 0, 9), Part("mlp.shared_expert", None, 9, 3))
+BLOCKS = (MlpBlock("mlp.experts", 3, 0, 9), MlpBlock("mlp.shared_expert", None, 9, 3))
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     site_map = replace(
         study.site_map(),
         layers=((0, 12), (1, 12), (2, 12)),
-        parts=((0, PARTS), (1, PARTS[:1])),
+        mlp_blocks=((0, BLOCKS), (1, BLOCKS[:1])),
         pages=(
             PageSelection(checkpoints="last", layers=(0,), neurons="all"),
             PageSelection(checkpoints="last", layers=(1,), neurons=(0, 4, 5, 8)),

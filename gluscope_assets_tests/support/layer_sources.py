@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gluscope_assets.core.files import read_provenance, write_parquet
+from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets_tests.support.synthetic import DOCUMENTS, Study
 
 KEY = "late-1111111"
@@ -28,24 +27,10 @@ def write_inputs(study: Study) -> tuple[Path, Path]:
     )
     write_parquet(table, study.folder / "texts.parquet", {"special_token_ids": [0], "content_hash": "made-up"})
     (study.folder / "tokenizer.json").write_text(study.tokenizer.to_str())
-    statistics = study.folder / "aggregate" / "statistics.parquet"
-    provenance = {**read_provenance(statistics), "activation": "silu"}
-    write_parquet(pq.read_table(statistics), statistics, provenance)
     return study.folder / "texts.parquet", study.folder
 
 
 def sources_of(study: Study, *selections: PageSelection) -> list[LayerSource]:
     """Two layers of one checkpoint, both made from the tables of the study."""
     site_map = replace(study.site_map(), pages=selections) if selections else study.site_map()
-    return [
-        LayerSource(
-            checkpoint_key=KEY,
-            layer=layer,
-            aggregate=study.folder / "aggregate",
-            weights=study.folder / "layer-00.parquet",
-            site_map=site_map,
-            corpus=study.folder / "texts.parquet",
-            tokenizer=study.folder,
-        )
-        for layer in range(2)
-    ]
+    return [study.source(KEY, layer, site_map) for layer in range(2)]

@@ -16,13 +16,16 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.pages.explorer_columns import write_columns, write_vocabulary
 from gluscope_assets.core.pages.layer_pages import LayerPages
-from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.pages.rendering import RenderReport, render_neuron_pages
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import SiteMap
-from gluscope_assets.core.pages.strips import Training
+from gluscope_assets.core.pages.strips import StripSources
+from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
-from gluscope_assets.core.site.overview import MeasuredCheckpoint, Measurement, Pass, overview_of
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, View, column
+from gluscope_assets.core.site.measured import MeasuredCheckpoint, Measurement, Pass
+from gluscope_assets.core.site.overview import overview_of
 from gluscope_assets.core.site.site import render_site
 
 BEGIN = "<|begin|>"
@@ -108,6 +111,8 @@ class Study:
     """Whether windows hold values that float16 cannot, and are float32 therefore."""
     sampled: int = 300
     """Positions of the random sample."""
+    activation: str = "silu"
+    """What the tables say; values are those of SiLU whatever it is."""
     seed: int = 0
     tokenizer: Tokenizer = field(default_factory=byte_level_tokenizer)
 
@@ -193,7 +198,8 @@ class Study:
             [("layer", pa.int32()), ("neuron", pa.int32()), *((column(*name), pa.list_(entry)) for name in LISTS)]
         )
         provenance = {"weights_hash": "ab12cd3" + "0" * 57, "code_version": "test", "count_special_tokens": False}
-        write_parquet(pa.Table.from_pylist(statistics), self.folder / "aggregate/statistics.parquet", provenance)
+        of_statistics = {**provenance, "activation": self.activation}
+        write_parquet(pa.Table.from_pylist(statistics), self.folder / "aggregate/statistics.parquet", of_statistics)
         write_parquet(
             pa.Table.from_pylist(examples, schema=schema),
             self.folder / "aggregate/examples.parquet",
@@ -311,34 +317,38 @@ class Study:
             ),
         )
 
-    def render(self, site: Path, key: str = "late-1111111", layer: int = 0, **options: Any) -> RenderReport:
-        """Render this study's tables as one layer of a checkpoint, in the `view` asked for."""
-        site_map = options.pop("site_map", None) or self.site_map()
-        pages = LayerPages(
-            replace(site_map, view=options.pop("view", site_map.view)),
-            key,
-            layer,
-            self.folder / "aggregate",
-            self.folder / "layer-00.parquet",
-            ShownTexts(self.corpus),
-            Vocabulary(self.decoder),
-            options.pop("activation", "silu"),
-            **options,
+    def source(self, key: str, layer: int, site_map: SiteMap) -> LayerSource:
+        """The tables as one layer of a checkpoint; `layer_sources.write_inputs` writes the corpus and the tokenizer."""
+        return LayerSource(
+            checkpoint_key=key,
+            layer=layer,
+            aggregate=self.folder / "aggregate",
+            weights=self.folder / "layer-00.parquet",
+            site_map=site_map,
+            corpus=self.folder / "texts.parquet",
+            tokenizer=self.folder,
         )
-        return render_neuron_pages(site, pages)
+
+    def render(
+        self, site: Path, key: str = "late-1111111", layer: int = 0, site_map: SiteMap | None = None, view: View | None = None
+    ) -> RenderReport:
+        """Render this study's tables as one layer of a checkpoint, in the `view` asked for."""
+        site_map = site_map or self.site_map()
+        source = self.source(key, layer, replace(site_map, view=view or site_map.view))
+        return render_neuron_pages(site, LayerPages(source, ShownTexts(self.corpus), Vocabulary(self.decoder)))
 
     def write_columns(self, site: Path, key: str = "late-1111111", layer: int = 0) -> int:
         """Write this study's tables as the explorer's columns of one layer of a checkpoint."""
         tables = self.folder / "aggregate", self.folder / "layer-00.parquet"
         return write_columns(site, key, layer, *tables, self.corpus, self.decoder)
 
-    def training(self) -> Training:
+    def strip_sources(self) -> StripSources:
         """What the strips of the built site's neurons are made from: the same tables at both checkpoints."""
         tables = [
             LayerTables(key, 0, self.folder / "aggregate", self.folder / "layer-00.parquet")
             for key, _ in self.site_map().checkpoints
         ]
-        return Training({0: tables, 1: tables}, self.corpus, self.decoder)
+        return StripSources({0: tables, 1: tables}, self.corpus, self.decoder)
 
     def build(self, site: Path) -> Path:
         """A whole site of two checkpoints with two layers each."""
@@ -354,5 +364,5 @@ class Study:
                 for key, _ in self.site_map().checkpoints
             ]
         )
-        render_site(site, self.site_map(), self.measurement(), overview, self.training())
+        render_site(site, self.site_map(), self.measurement(), overview, self.strip_sources())
         return site

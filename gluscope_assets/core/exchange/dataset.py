@@ -20,7 +20,7 @@ import gluscope_assets
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.paths import layer_folder_name
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables.orientation import scan_neurons

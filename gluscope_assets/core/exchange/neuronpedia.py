@@ -29,8 +29,8 @@ from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file
 from gluscope_assets.core.model.activation import activation_function
-from gluscope_assets.core.pages.packing import ExampleColumn
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.windows import ExampleColumn
 from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import QUADRANTS, column, oriented_quadrant
 

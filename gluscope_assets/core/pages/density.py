@@ -1,7 +1,11 @@
 """The picture of a neuron: the density of gate and in with its margins, as the paths that a template puts into SVG.
 
-Places are cells of the grid, so that nothing here depends on how large the picture is shown. Colours, sizes and words belong
-to the style sheet and the templates, the counts to `distribution`.
+Paths are drawn in cells of the grid, so that nothing here depends on how large the picture is shown. Colours, sizes and words
+belong to the style sheet and the templates, the counts to `distribution`.
+
+Drawn by hand, because every page of a model with hundreds of thousands of neurons holds one: as paths of whole cells a picture
+takes a few KB and well under a millisecond, follows the page's colours in light and dark, and its quadrants swap with the
+view. A plotting library takes a hundred times as long and writes an element a cell.
 """
 
 import math
@@ -23,9 +27,11 @@ BAR = 100
 
 @dataclass(frozen=True)
 class Tick:
+    """A number at an axis of the picture."""
+
     value: float
-    place: float
-    """In percent of the axis, from the left or from the top."""
+    percent: float
+    """Of the axis, from the left or from the top."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,15 @@ def picture_of(density: Density) -> Picture:
     return Picture(
         columns=density.across.cells,
         rows=density.up.cells,
-        across=tuple(Tick(value, _place(value, density.across)) for value in _ticks(density.across)),
-        up=tuple(Tick(value, 100 - _place(value, density.up)) for value in _ticks(density.up)),
-        zero_across=_place(0.0, density.across),
-        zero_up=100 - _place(0.0, density.up),
+        across=tuple(Tick(value, _percent(value, density.across)) for value in _ticks(density.across)),
+        up=tuple(Tick(value, 100 - _percent(value, density.up)) for value in _ticks(density.up)),
+        zero_across=_percent(0.0, density.across),
+        zero_up=100 - _percent(0.0, density.up),
         shades=shades,
         legend=tuple((shade, math.ceil(most ** ((shade - 1) / SHADES) - 1e-9)) for shade, _ in shades),
         most=most,
-        gate_bars="".join(f"M{place}.5 {BAR}v-{size}" for place, size in _bars(counts.sum(axis=0))),
-        in_bars="".join(f"M0 {place}.5h{size}" for place, size in _bars(counts.sum(axis=1))),
+        gate_bars="".join(f"M{cell}.5 {BAR}v-{size}" for cell, size in _bars(counts.sum(axis=0))),
+        in_bars="".join(f"M0 {cell}.5h{size}" for cell, size in _bars(counts.sum(axis=1))),
     )
 
 
@@ -101,7 +107,7 @@ def _words(rows: int, columns: int) -> tuple["np.ndarray[tuple[int], np.dtype[np
     return np.array(begins, dtype=object), np.array([str(length) for length in range(rows * columns + 1)], dtype=object)
 
 
-def _place(value: float, edges: Edges) -> float:
+def _percent(value: float, edges: Edges) -> float:
     return 100 * (value - edges.low) / (edges.high - edges.low)
 
 
@@ -114,4 +120,4 @@ def _ticks(edges: Edges) -> list[float]:
 def _bars(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[tuple[int, int]]:
     """(cell, length) of each bar that is not empty. Nothing that is there has no length."""
     lengths = np.ceil(BAR * counts / max(int(counts.max()), 1)).astype(int).tolist()
-    return [(place, length) for place, length in enumerate(lengths) if length]
+    return [(cell, length) for cell, length in enumerate(lengths) if length]

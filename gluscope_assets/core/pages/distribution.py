@@ -1,7 +1,7 @@
 """What the position sample says of one neuron: quantiles, the 2-D density of gate and in, examples that are not extreme.
 
-Numbers and places in the sample only. Choosing the sample belongs to `sample`, drawing to `density`, packing examples to
-`page_data`.
+Numbers and indices into the sample only. Choosing the sample belongs to `core.corpus.sample`, drawing to `density`, the
+texts around sampled positions to `windows`.
 """
 
 import math
@@ -39,7 +39,7 @@ CONFIDENCE = 1.959963984540054
 class SampledNeuron:
     """A neuron at the sampled positions that it saw, in the view of its page."""
 
-    place: Integers
+    index: Integers
     """[n], indices into the sample, ascending; the sample is in random order."""
     values: Floats
     """[4, n], gate, in, act and post. act and post follow from gate and in as they are kept."""
@@ -48,14 +48,14 @@ class SampledNeuron:
     def from_gate_and_in(cls, gate: Floats, in_: Floats, sign: int, function: ActivationFunction) -> "SampledNeuron":
         """Of gate and in as stored, [sample]; NaN where a position was not routed to the neuron's expert."""
         seen = ~np.isnan(gate)
-        place = np.flatnonzero(seen)
-        if len(place) < len(gate):
+        index = np.flatnonzero(seen)
+        if len(index) < len(gate):
             gate, in_ = gate[seen], in_[seen]
         act = function.of_array(gate)
         values = np.stack([gate, in_, act, act * in_])
         if sign < 0:
             values[1::2] *= -1
-        return cls(place, values)
+        return cls(index, values)
 
     @cached_property
     def _quadrants(self) -> list[Integers]:
@@ -89,8 +89,8 @@ class SampledNeuron:
             at = np.array(QUANTILES) * (n - 1)
             low = np.floor(at).astype(int)
             below, above = values[:, low].astype(np.float64), values[:, np.minimum(low + 1, n - 1)]
-            found = below + (above - below) * (at - low)
-            out.append(dict(zip(ACTIVATIONS, found.tolist(), strict=True)))
+            between = below + (above - below) * (at - low)  # [4, quantiles]
+            out.append(dict(zip(ACTIVATIONS, between.tolist(), strict=True)))
         return out
 
     def counts(self) -> list[int]:
@@ -119,11 +119,11 @@ class SampledNeuron:
         return Density(across, up, flat.reshape(up.cells, across.cells))
 
 
-def _order(values: Floats, places: Integers) -> Integers:
-    """`places` in ascending order of |values|, ties in ascending order of place."""
+def _order(values: Floats, columns: Integers) -> Integers:
+    """`columns` in ascending order of |values|, ties in ascending order of column."""
     # One sort of integers takes a tenth of argsort's time: the bits of a float without its sign order as its size does.
-    size = np.abs(values.take(places)).view(np.uint32).astype(np.uint64)
-    keys = (size << np.uint64(32)) | places.astype(np.uint64)
+    size = np.abs(values.take(columns)).view(np.uint32).astype(np.uint64)
+    keys = (size << np.uint64(32)) | columns.astype(np.uint64)
     keys.sort()
     ordered: Integers = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     return ordered

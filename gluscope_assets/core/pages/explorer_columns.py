@@ -1,9 +1,8 @@
-"""Columns for the explorer: what is known of all neurons of a layer, as compact scripts that a browser fetches when needed.
+"""Columns for the explorer: all neurons of a layer, as compact scripts that a browser fetches when needed.
 
 A layer of a checkpoint has one script for each of `GROUPS` in `site/<checkpoint key>/<layer>/columns/`, a study one script
 with its vocabulary at the site's root. Values are raw, with the orientation beside them; `site/static/explorer-data.js` reads,
-orients, sorts and filters them. Nothing is decided here about what the explorer shows, and pages of single neurons belong
-to `neuron_page`.
+orients, sorts and filters them, and decides what the explorer shows. Pages of single neurons belong to `layer_pages`.
 
 Packed bytes are deflated, then base64; numbers are little-endian, all first bytes of an array before all second bytes. N is
 the layer's width, Q the four quadrants in the order of `QUADRANTS`; arrays with several axes have neurons last. In this order:
@@ -35,7 +34,9 @@ from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, vi
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing, require_file
 from gluscope_assets.core.pages.formats import safe_json
-from gluscope_assets.core.pages.packing import Texts, planes, with_peaks
+from gluscope_assets.core.pages.packing import planes
+from gluscope_assets.core.pages.shown_texts import Texts
+from gluscope_assets.core.pages.windows import with_peaks
 from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE, VOCABULARY, columns_folder, columns_script
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 

@@ -1,4 +1,5 @@
-"""Numbers, names and data as pages write them. Nothing is decided here about what a page shows."""
+"""Numbers, names and data as pages write them. What a page shows is decided by `neuron_view` and the modules of
+`core.site`."""
 
 import json
 import math
@@ -10,12 +11,15 @@ from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Place:
-    """A neuron's place in a layer with several gated MLPs."""
+class MlpIndex:
+    """Which neuron of which gated MLP a neuron is, in a layer with several."""
 
     mlp: str
+    """The MLP's path in the layer."""
     expert: int | None
+    """None if all tokens enter the MLP."""
     index: int
+    """In the MLP, or in the expert."""
 
 
 def safe_json(value: object) -> Markup:
@@ -83,9 +87,9 @@ def signed(value: float | None, digits: int = 4) -> str:
     return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
 
 
-def format_place(place: Place) -> str:
+def format_mlp_index(neuron: MlpIndex) -> str:
     """`neuron 17 of expert 5` or `neuron 17 of mlp.shared_expert`."""
-    return f"neuron {place.index} of {place.mlp if place.expert is None else f'expert {place.expert}'}"
+    return f"neuron {neuron.index} of {neuron.mlp if neuron.expert is None else f'expert {neuron.expert}'}"
 
 
 def quadrant_label(name: str) -> str:
@@ -100,7 +104,7 @@ def format_tick(value: float) -> str:
 
 def bibtex(text: str) -> str:
     """`text` inside the braces of a BibTeX field."""
-    return re.sub(r"([\\{}$&#%_^~])", lambda found: BIBTEX.get(found[1], "\\" + found[1]), text)
+    return re.sub(r"([\\{}$&#%_^~])", lambda sign: BIBTEX.get(sign[1], "\\" + sign[1]), text)
 
 
 BIBTEX = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}

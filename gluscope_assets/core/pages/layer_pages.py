@@ -1,23 +1,17 @@
-"""Neuron pages: the tables of one layer to a page a neuron.
+"""The pages of one layer: its tables are opened once, read in batches of neurons, and become a page a neuron.
 
-Templates and static files lie in `site/`. Packing of examples belongs to `page_data`, what surrounds the pages to `site`,
-checks on the result to `links`. Nothing is computed from activations here beyond what a page shows of its tables.
+What a page says of a neuron belongs to `neuron_view`, `density` and `packing`; templates and static files lie in `site/`.
+Writing pages belongs to `rendering`, what surrounds them to `core.site.site`, checks on the result to `core.site.links`.
 """
 
-import base64
-import html
-import math
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
@@ -27,96 +21,32 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.pages.density import picture_of
-from gluscope_assets.core.pages.distribution import QUANTILES, SampledNeuron, frequency_interval
-from gluscope_assets.core.pages.formats import Place, format_number, safe_json, signed
-from gluscope_assets.core.pages.packing import (
-    ExampleColumn,
-    Kept,
-    PackedExamples,
-    RankedExamples,
-    SampleWindows,
-    ShownTexts,
-    Vocabulary,
-    Windows,
-    pack_examples,
-    ranges,
+from gluscope_assets.core.pages.distribution import SampledNeuron
+from gluscope_assets.core.pages.formats import MlpIndex, safe_json
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.neuron_view import (
+    NeuronSummary,
+    best_example,
+    chance_cosines,
+    quadrant_views,
+    static_examples,
+    weights_view,
 )
-from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.pages.packing import pack_examples
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.templates import environment
-from gluscope_assets.core.paths import EXAMPLES_FILE, POSITIONS_FILE, SAMPLE_FILE, STATISTICS_FILE
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.pages.vocabulary import Vocabulary
+from gluscope_assets.core.pages.windows import ExampleColumn, Kept, RankedExamples, SampleWindows, Windows
+from gluscope_assets.core.quadrants import LISTS, QUADRANTS, column
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-
-STATIC_EXAMPLES = 3
-"""Examples of each quadrant that are readable without JavaScript."""
-NEAR_BEFORE, NEAR_AFTER = 32, 16
-"""Positions around the peak of an example that is readable without JavaScript."""
 DATA = "\0"
 """Stands in the filled template for the data, which are bytes already and most of the page. No text on a page holds it."""
-REST = "‥"
-"""Stands for a token that has the rest of the character before it."""
-_SPACES = re.compile(" {3,}")
-
 TABLE_NEURONS = 2048
 """A layer with more pages lists them as plain links, without a row of figures each."""
 
-
-@dataclass(frozen=True)
-class QuadrantView:
-    """One quadrant of one neuron as its page shows it."""
-
-    name: str
-    count: int
-    share: float
-    """Of the positions routed to the neuron's expert; of all for a neuron that sees all."""
-    interval: tuple[float, float] | None
-    """The share's 95 % interval, positions taken as independent draws."""
-    sampled: int
-    """Positions of the sample that fall in it."""
-    numbers: dict[str, list[float | None]]
-    """For each activation its mean, standard deviation, value with the largest size, and `QUANTILES` of the sample."""
-    examples: list["StaticExample"] = field(default_factory=list)
-
-
-class StaticExample(NamedTuple):
-    """One line of text with its peak, for readers without JavaScript."""
-
-    post: float
-    value: str
-    """`post` as the page shows it."""
-    left: str
-    """Runs of spaces are shortened here and in `right`."""
-    peak: str
-    right: str
-    document: str
-    text: int
-    position: int
-
-    def row(self, number: int) -> Markup:
-        """The example as the item `number` of a list."""
-        left, peak, right, document = map(html.escape, (self.left, self.peak, self.right, self.document))
-        return Markup(
-            f'<li class="example"><span class="rank">{number}</span><span class="value">{self.value}</span><span class="line">'
-            f'<span class="left"><bdi>{left}</bdi></span>'
-            f'<span class="right"><mark>{peak}</mark><bdi>{right}</bdi></span></span>'
-            f'<span class="source" title="{document}, text {self.text}, position {self.position}"><bdi>{document}</bdi> '
-            f"<span>{self.text}:{self.position}</span></span></li>"
-        )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the page of a layer shows of one neuron."""
-
-    neuron: int
-    place: Place | None
-    shares: list[float]
-    """[4], the quadrants' shares in the page's view."""
-    input_output_class: str
-    best: StaticExample | None
-    """The example with the largest |post|."""
+POST_LISTS = tuple((quadrant, "post") for quadrant in QUADRANTS)
+"""The lists in the page itself; all others are in its second file."""
+OTHER_LISTS = tuple(ranked for ranked in LISTS if ranked[1] != "post")
 
 
 @dataclass(frozen=True)
@@ -126,7 +56,7 @@ class NeuronPage:
     neuron: int
     files: dict[str, bytes]
     """Contents by name; the names stand beside one another in the layer's folder. The first is the page."""
-    summary: Summary
+    summary: NeuronSummary
 
     @property
     def size(self) -> int:
@@ -134,168 +64,163 @@ class NeuronPage:
         return sum(map(len, self.files.values()))
 
 
-FIRST_LISTS = tuple((quadrant, "post") for quadrant in QUADRANTS)
-"""The lists in the page itself; all others are in its second file."""
-OTHER_LISTS = tuple(ranked for ranked in LISTS if ranked[1] != "post")
+@dataclass(frozen=True)
+class NeuronRows:
+    """What the tables of a layer hold of one neuron."""
+
+    statistics: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    """These two are raw rows, by column."""
+    post_lists: Windows
+    other_lists: Windows
+    """These two are `POST_LISTS` and `OTHER_LISTS` in the page's view, cut to what a page shows."""
+    gate: Kept
+    in_: Kept
+    """These two are [sample], raw; NaN where a position was not routed to the neuron's expert."""
 
 
 class LayerPages:
-    """Makes the pages of one layer of one checkpoint from its tables, which are opened once and read in parts.
+    """Makes the pages of one layer of one checkpoint from its tables, which are opened once and read in batches.
 
-    `aggregate` is the layer's folder of an aggregate, `weights` its file of weights, `activation` the name of σ. `complete`
-    gets the examples of the neurons at hand and gives them with what their table lacks.
+    `texts` and `vocabulary` are of the corpus and the tokenizer that `source` names; layers share them. `complete` gets the
+    examples of the neurons at hand and gives them with what their table lacks. InputError if a table is missing.
     """
 
     def __init__(
         self,
-        site_map: SiteMap,
-        checkpoint_key: str,
-        layer: int,
-        aggregate: Path,
-        weights: Path,
+        source: LayerSource,
         texts: ShownTexts,
         vocabulary: Vocabulary,
-        activation: str,
-        count_special_tokens: bool = False,
         complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
     ) -> None:
-        self._complete = complete
-        self.site_map, self.checkpoint_key, self.layer = site_map, checkpoint_key, layer
-        self.texts, self.view, self.activation = texts, site_map.view, activation
-        self.function = activation_function(activation)
-        self.neurons = site_map.neurons(checkpoint_key, layer)
-        """Those that get a page when the site is built. Any other can be asked for."""
-        lists = [column(quadrant, ranked) for quadrant, ranked in LISTS]
-        self._statistics = NeuronTable(aggregate / STATISTICS_FILE)
-        self._weights = NeuronTable(weights)
-        self._examples = NeuronTable(aggregate / EXAMPLES_FILE, lists)
-        self._sample = NeuronTable(aggregate / SAMPLE_FILE, ["gate", "in"])
-        self._positions = require_file(aggregate / POSITIONS_FILE)
-        self._several = self._statistics.has_several_mlps()
-        self._baselines = read_provenance(weights).get("random_baseline", {})
-        self._vocabulary = vocabulary
+        self.source, self.neurons = source, source.neurons
+        self._texts, self._vocabulary, self._complete = texts, vocabulary, complete
+        provenance = read_provenance(source.statistics)
+        self._activation = str(provenance["activation"])
+        self._function = activation_function(self._activation)
+        self._statistics = NeuronTable(source.statistics)
+        self._weights = NeuronTable(source.weights)
+        self._examples = NeuronTable(source.examples, [column(*ranked) for ranked in LISTS])
+        self._sample = NeuronTable(source.sample, ["gate", "in"])
+        self._positions = require_file(source.positions)
+        self._has_several_mlps = self._statistics.has_several_mlps()
+        self._baselines: Any = read_provenance(source.weights).get("random_baseline", {})
+        self._special = [] if source.count_special_tokens else sorted(texts.special_token_ids)
         self._template = environment().get_template("neuron.html")
-        provenance = read_provenance(aggregate / STATISTICS_FILE)
-        self._shared = {
+        self._shared: dict[str, Any] = {
             "root": "../../",
-            "map": site_map,
-            "key": checkpoint_key,
-            "checkpoint": site_map.name_of(checkpoint_key),
-            "layer": layer,
-            "function": self.function,
-            "view": site_map.view,
+            "map": source.site_map,
+            "key": source.checkpoint_key,
+            "checkpoint": source.site_map.name_of(source.checkpoint_key),
+            "layer": source.layer,
+            "function": self._function,
+            "view": source.site_map.view,
             "provenance": _shown_provenance(provenance),
             "weights_hash": str(provenance.get("weights_hash", "")),
-            "special": [] if count_special_tokens else sorted(texts.special_token_ids),
+            "special": self._special,
             "version": gluscope_assets.__version__,
         }
+
+    def pages(self, neurons: Iterable[int]) -> Iterator[NeuronPage]:
+        """The pages of `neurons` in the tables' order, whether or not the site has them. InputError if the tables lack one."""
+        wanted = set(neurons)
+        for first, end in self._examples.groups:
+            chosen = [neuron for neuron in range(first, end) if neuron in wanted]
+            if chosen:
+                yield from map(self._page, self._rows(chosen))
+                wanted.difference_update(chosen)
+        if wanted:
+            raise InputError(
+                f"{self.source.examples} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
+                "delete it and run gluscope build."
+            )
+
+    def index(self, summaries: Iterable[NeuronSummary]) -> bytes:
+        """The page of the layer, which lists its neurons' pages."""
+        ordered = sorted(summaries, key=lambda summary: summary.neuron)
+        template = environment().get_template("layer.html")
+        width, table = dict(self.source.site_map.layers)[self.source.layer], len(ordered) <= TABLE_NEURONS
+        return template.render(**self._shared, neurons=ordered, width=width, table=table).encode("utf-8", "replace")
+
+    def _rows(self, neurons: Sequence[int]) -> Iterator[NeuronRows]:
+        """What the tables hold of `neurons`, ascending and stored together."""
+        # From the first that is asked for: a server asks for one.
+        first, end = neurons[0], neurons[-1] + 1
+        statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
+        sample, examples = self._sample.read(first, end), self._complete(self._examples.read(first, end))
+        lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
+        signs = np.array([self._sign(row) for row in weights])
+        gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
+        post_lists, other_lists = (RankedExamples(lists, names, signs) for names in (POST_LISTS, OTHER_LISTS))
+        for row in (neuron - first for neuron in neurons):
+            yield NeuronRows(statistics[row], weights[row], post_lists.of(row), other_lists.of(row), gates[row], ins[row])
+
+    def _sign(self, weights: Mapping[str, Any]) -> int:
+        """What in and post of a neuron are multiplied by on its page."""
+        return int(weights["orientation"]) if self.source.site_map.view == "oriented" else 1
+
+    def _page(self, rows: NeuronRows) -> NeuronPage:
+        statistics, sign = rows.statistics, self._sign(rows.weights)
+        neuron: int = statistics["neuron"]
+        gate, in_ = rows.gate.astype(np.float32), rows.in_.astype(np.float32)
+        sampled = SampledNeuron.from_gate_and_in(gate, in_, sign, self._function)
+        sampled_lists, quantiles = self._sampled_lists(sampled, rows.gate.dtype)
+        post_examples = pack_examples([rows.post_lists], self._texts, self._vocabulary)
+        other_examples = pack_examples([rows.other_lists, sampled_lists], self._texts, self._vocabulary)
+        readable = static_examples(post_examples, self._texts, self._vocabulary)
+        quadrants = quadrant_views(statistics, sign, sampled, readable)
+        mlp_index = MlpIndex(*(statistics[name] for name in ("mlp", "expert", "index"))) if self._has_several_mlps else None
+        facts = {name: statistics[name] for name in ("positions", "routed", "zero")}
+        orientation, at = int(rows.weights["orientation"]), bisect_left(self.neurons, neuron)
+        text = self._template.render(
+            **self._shared,
+            **facts,
+            neuron=neuron,
+            previous=self.neurons[at - 1] if at else None,
+            next=next((after for after in self.neurons[at : at + 2] if after > neuron), None),
+            orientation=orientation,
+            sign=sign,
+            mlp_index=mlp_index,
+            sampled=len(sampled.index),
+            picture=picture_of(sampled.density()),
+            quadrants=quadrants,
+            weights=weights_view(rows.weights, sign, self._vocabulary),
+            chance=chance_cosines(self._baselines, rows.weights),
+            data=DATA,
+        )
+        facts = {"activation": self._activation, "special": self._special, "orientation": orientation, **facts}
+        numbers = f',"quadrants":[{",".join(quadrant.to_json() for quadrant in quadrants)}]'
+        before, after = text.encode("utf-8", "replace").split(DATA.encode())
+        name = safe_json(f"{self.source.checkpoint_key}/{self.source.layer}/{neuron}")
+        script = other_examples.to_json({"quantiles": quantiles})
+        files = {
+            f"{neuron}.html": b"".join([before, post_examples.to_json(facts, numbers), after]),
+            f"{neuron}.js": b"".join([f"gluscope.provide({name},".encode(), script, b");\n"]),
+        }
+        shares = [quadrant.share for quadrant in quadrants]
+        summary = NeuronSummary(neuron, mlp_index, shares, rows.weights["class"], best_example(quadrants))
+        return NeuronPage(neuron, files, summary)
+
+    def _sampled_lists(self, sampled: SampledNeuron, dtype: np.dtype[Any]) -> tuple[Windows, list[list[float]]]:
+        """Random examples of each quadrant, then its examples by quantile, and of each of the latter the quantile."""
+        quadrants = range(len(QUADRANTS))
+        quantiles = [sampled.quantile_examples(quadrant) for quadrant in quadrants]
+        lists = [*(sampled.random_examples(quadrant) for quadrant in quadrants), *(at for at, _ in quantiles)]
+        at = np.concatenate(lists)
+        # In the type that they are stored in, which holds them all.
+        gate, in_ = sampled.values[:2, at].astype(dtype)
+        windows = self._sample_windows.windows([*map(len, lists)], sampled.index[at], gate, in_, sampled.values[3, at])
+        return windows, [shown for _, shown in quantiles]
 
     @cached_property
     def _sample_windows(self) -> SampleWindows:
         positions = pq.ParquetFile(self._positions).read()
         text, position = (positions[name].to_numpy().astype(np.int64) for name in ("text", "position"))
-        return self.texts.around(text, position)
-
-    def pages(self, neurons: Iterable[int]) -> Iterator[NeuronPage]:
-        """The pages of `neurons` in the tables' order. InputError if the tables lack one."""
-        wanted = set(neurons)
-        for first, end in self._examples.groups:
-            chosen = [neuron for neuron in range(first, end) if neuron in wanted]
-            if not chosen:
-                continue
-            # From the first that is asked for: a server asks for one.
-            first, end = chosen[0], chosen[-1] + 1
-            statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
-            sample, examples = self._sample.read(first, end), self._complete(self._examples.read(first, end))
-            lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
-            signs = np.array([self._sign(row) for row in weights])
-            gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
-            own, others = (RankedExamples(lists, names, signs) for names in (FIRST_LISTS, OTHER_LISTS))
-            for row in (neuron - first for neuron in chosen):
-                yield self._page(statistics[row], weights[row], own.of(row), others.of(row), gates[row], ins[row])
-            wanted.difference_update(chosen)
-        if wanted:
-            raise InputError(
-                f"{self._examples.path} lacks {len(wanted)} of the neurons asked for, such as {min(wanted)}; "
-                "delete it and run gluscope build."
-            )
-
-    def _sign(self, weights: Mapping[str, Any]) -> int:
-        """What in and post of a neuron are multiplied by on its page."""
-        return int(weights["orientation"]) if self.view == "oriented" else 1
-
-    def _page(
-        self,
-        statistics: dict[str, Any],
-        weights: dict[str, Any],
-        own: Windows,
-        others: Windows,
-        gate: Kept,
-        in_: Kept,
-    ) -> NeuronPage:
-        neuron, orientation, sign = statistics["neuron"], int(weights["orientation"]), self._sign(weights)
-        quadrant_of = {name: oriented_quadrant(name, sign) for name in QUADRANTS}
-        sampled = SampledNeuron.from_gate_and_in(gate.astype(np.float32), in_.astype(np.float32), sign, self.function)
-        first = pack_examples([own], self.texts, self._vocabulary)
-        chosen = [sampled.random_examples(number) for number in range(len(QUADRANTS))]
-        quantiles = [sampled.quantile_examples(number) for number in range(len(QUADRANTS))]
-        chosen += [at for at, _ in quantiles]
-        at = np.concatenate(chosen)
-        # In the type that they are stored in, which holds them all.
-        gates, ins = sampled.values[:2, at].astype(gate.dtype)
-        random = self._sample_windows.windows([*map(len, chosen)], sampled.place[at], gates, ins, sampled.values[3, at])
-        rest = pack_examples([others, random], self.texts, self._vocabulary)
-        quadrants = _quadrants(statistics, quadrant_of, sign, sampled)
-        for quadrant, examples in zip(quadrants, _static_examples(first, self.texts, self._vocabulary), strict=True):
-            quadrant.examples.extend(examples)
-        place = bisect_left(self.neurons, neuron)
-        text = self._template.render(
-            **self._shared,
-            neuron=neuron,
-            previous=self.neurons[place - 1] if place else None,
-            next=next((after for after in self.neurons[place : place + 2] if after > neuron), None),
-            orientation=orientation,
-            sign=sign,
-            place=_place(statistics, self._several),
-            positions=statistics["positions"],
-            routed=statistics["routed"],
-            zero=statistics["zero"],
-            sampled=len(sampled.place),
-            picture=picture_of(sampled.density()),
-            quadrants=quadrants,
-            weights=_weights(weights, sign, self._vocabulary),
-            chance=_chance(self._baselines, weights),
-            data=DATA,
-        )
-        facts = {
-            "activation": self.activation,
-            "special": self._shared["special"],
-            "orientation": orientation,
-            "positions": statistics["positions"],
-            "routed": statistics["routed"],
-            "zero": statistics["zero"],
-        }
-        before, after = text.encode("utf-8", "replace").split(DATA.encode())
-        name = f"{self.checkpoint_key}/{self.layer}/{neuron}"
-        data = _with_examples({"quantiles": [found for _, found in quantiles]}, rest)
-        files = {
-            f"{neuron}.html": b"".join([before, _with_examples(facts, first, quadrants), after]),
-            f"{neuron}.js": b"".join([f"gluscope.provide({safe_json(name)},".encode(), data, b");\n"]),
-        }
-        shares = [quadrant.share for quadrant in quadrants]
-        summary = Summary(neuron, _place(statistics, self._several), shares, weights["class"], _best(quadrants))
-        return NeuronPage(neuron, files, summary)
-
-    def index(self, summaries: Iterable[Summary]) -> bytes:
-        """The page of the layer, which lists its neurons' pages."""
-        ordered = sorted(summaries, key=lambda summary: summary.neuron)
-        template = environment().get_template("layer.html")
-        width, table = dict(self.site_map.layers)[self.layer], len(ordered) <= TABLE_NEURONS
-        return template.render(**self._shared, neurons=ordered, width=width, table=table).encode("utf-8", "replace")
+        return self._texts.around(text, position)
 
 
 class NeuronTable:
-    """A table with a row a neuron, in the order of neurons, read in parts."""
+    """A table with a row a neuron, in the order of neurons, of which some rows are read at a time."""
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
         self.path = path
@@ -317,7 +242,7 @@ class NeuronTable:
         return table
 
     def has_several_mlps(self) -> bool:
-        """Whether the layer has more than one gated MLP, so that a neuron's number does not say its place."""
+        """Whether the layer has more than one gated MLP, so that a neuron's number is not its index in one."""
         table = self._file.read(columns=["neuron", "expert", "index"])
         return table["expert"].null_count < table.num_rows or not table["index"].equals(table["neuron"])
 
@@ -327,146 +252,6 @@ def _rows_of(column: pa.ChunkedArray) -> Kept:
     cells = column.combine_chunks()
     values: Kept = cells.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(cells), -1)
-
-
-def _with_examples(data: Mapping[str, Any], examples: PackedExamples, quadrants: Sequence[QuadrantView] = ()) -> bytes:
-    """JSON of `data`, quadrants and examples for a script. The latter two are numbers and base64 and need no escapes."""
-    head = safe_json({**data, "lists": examples.lists, "sizes": examples.sizes})
-    known = f',"quadrants":[{",".join(map(_json_of, quadrants))}]' if quadrants else ""
-    return b"".join([f'{head[:-1]}{known},"packed":"'.encode(), base64.b64encode(examples.packed), b'"}'])
-
-
-_NUMBERS = ",".join(["%.7g"] * (3 + len(QUANTILES)))
-
-
-def _json_of(quadrant: QuadrantView) -> str:
-    """A quadrant's numbers as JSON, to 7 digits, which is what float32 holds."""
-    fields = [f'"count":{quadrant.count},"sampled":{quadrant.sampled}']
-    for activation, values in quadrant.numbers.items():
-        numbers = (
-            ",".join("null" if value is None else f"{value:.7g}" for value in values)
-            if None in values
-            else _NUMBERS % tuple(values)
-        )
-        fields.append(f'"{activation}":[{numbers}]')
-    return f"{{{','.join(fields)}}}"
-
-
-def _quadrants(row: Mapping[str, Any], quadrant_of: Mapping[str, str], sign: int, sampled: SampledNeuron) -> list[QuadrantView]:
-    """The quadrants of one neuron in the page's view."""
-    views = []
-    for name, inside, quantiles in zip(QUADRANTS, sampled.counts(), sampled.quantiles(), strict=True):
-        raw = quadrant_of[name]
-        count = row[f"{raw}_count"]
-        numbers: dict[str, list[float | None]] = {}
-        for activation in ACTIVATIONS:
-            prefix = column(raw, activation)
-            if not count:
-                numbers[activation] = [None] * (3 + len(QUANTILES))
-                continue
-            mean, size = row[f"{prefix}_sum"] / count, row[f"{prefix}_largest"]
-            # Imported tables have no squares.
-            squares = row[f"{prefix}_sum_of_squares"]
-            deviation = None if squares is None else math.sqrt(max(squares / count - mean * mean, 0.0))
-            if sign < 0 and activation in ("in", "post"):
-                mean = -mean
-            known = quantiles.get(activation, [None] * len(QUANTILES))
-            numbers[activation] = [mean, deviation, math.copysign(size, mean), *known]
-        share = count / row["routed"] if row["routed"] else 0.0
-        views.append(QuadrantView(name, count, share, frequency_interval(count, row["routed"]), inside, numbers))
-    return views
-
-
-def _place(row: Mapping[str, Any], several: bool) -> Place | None:
-    """Where a neuron stands in a layer with several gated MLPs; None in a layer with one, where its number says it."""
-    return Place(row["mlp"], row["expert"], row["index"]) if several else None
-
-
-def _static_examples(packed: PackedExamples, texts: ShownTexts, vocabulary: Vocabulary) -> Iterator[list[StaticExample]]:
-    """The first examples of each of `FIRST_LISTS`."""
-    heads = np.cumsum([0, *packed.lists[:-1]]).tolist()
-    counts = [min(count, STATIC_EXAMPLES) for count in packed.lists]
-    chosen = np.array([head + place for head, count in zip(heads, counts, strict=True) for place in range(count)], dtype=int)
-    peak = packed.peak[chosen]
-    first, end = np.maximum(packed.first[chosen], peak - NEAR_BEFORE), np.minimum(packed.end[chosen], peak + 1 + NEAR_AFTER)
-    shown, ends = packed.shown(ranges(first, end - first), vocabulary), np.cumsum(end - first)
-    columns = (packed.post[chosen], packed.text[chosen], packed.position[chosen], ends - (end - peak), ends)
-    rows = zip(*(values.tolist() for values in columns), strict=True)
-    low = 0
-    for count in counts:
-        examples = []
-        for post, text, position, at, high in islice(rows, count):
-            examples.append(
-                StaticExample(
-                    post=post,
-                    value=signed(post),
-                    left=_short(shown[low:at]),
-                    peak=_line(shown[at : at + 1]) or REST,
-                    right=_short(shown[at + 1 : high]),
-                    document=texts.source_of(text)[0],
-                    text=text,
-                    position=position,
-                )
-            )
-            low = high
-        yield examples
-
-
-def _line(pieces: Sequence[str]) -> str:
-    """Pieces on one line."""
-    return "".join(pieces).replace("\n", "")
-
-
-def _short(pieces: Sequence[str]) -> str:
-    """Pieces on one line, runs of spaces shortened."""
-    line = _line(pieces)
-    return _SPACES.sub("  ", line) if "   " in line else line
-
-
-def _best(quadrants: Sequence[QuadrantView]) -> StaticExample | None:
-    """The example with the largest |post| of all quadrants."""
-    found = [quadrant.examples[0] for quadrant in quadrants if quadrant.examples]
-    return max(found, key=lambda example: abs(example.post), default=None)
-
-
-def _weights(row: Mapping[str, Any], sign: int, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The weights' view of one neuron in the page's view: w_in and w_out multiplied by `sign`."""
-
-    def chips(name: str, factor: int = 1) -> Markup:
-        """Made here and not in the template, as the cells of the tables are: there are hundreds of them a page."""
-        made = []
-        for entry in row[name] or ():
-            token, score = entry["token"], signed(factor * entry["score"], 3)
-            made.append(f'<li title="token {token}, {score}">{vocabulary.chip(token)}</li>')
-        return Markup("".join(made))
-
-    swapped = sign < 0
-    return {
-        "class": row["class"],
-        "atypical": row["atypical"],
-        "cosines": [
-            ("gate", "in", sign * row["cos_gate_in"]),
-            ("gate", "out", sign * row["cos_gate_out"]),
-            ("in", "out", row["cos_in_out"]),
-        ],
-        "promoted": chips("suppressed" if swapped else "promoted", sign),
-        "suppressed": chips("promoted" if swapped else "suppressed", sign),
-        "gate_positive": chips("gate_positive"),
-        "gate_negative": chips("gate_negative"),
-        "in_positive": chips("in_negative" if swapped else "in_positive", sign),
-        "in_negative": chips("in_positive" if swapped else "in_negative", sign),
-    }
-
-
-def _chance(baselines: Any, row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """How large 98 of 100 cosines of w_in and w_out of mismatched neurons are at most, and of random directions."""
-    name = row["mlp"] if row["expert"] is None else f"{row['mlp']}, expert {row['expert']}"
-    mismatched = baselines.get(name, {})
-    if "cos_in_out" not in mismatched:
-        return None
-    both = (mismatched["cos_in_out"], mismatched["closed form"])
-    first, second = (format_number(max(abs(quantiles["0.01"]), abs(quantiles["0.99"])), 2) for quantiles in both)
-    return first, second
 
 
 def _shown_provenance(provenance: Mapping[str, object]) -> Markup:

@@ -1,6 +1,7 @@
 """Rendering: the pages of layers written into a site, by as many processes as there are cores.
 
-What a page shows belongs to `neuron_page`. The bytes do not depend on the number of processes.
+Pages of one layer are made by `layer_pages`; which files a site has is decided by `site_map`, and what stands around the
+neuron pages by `core.site.site`. The bytes do not depend on the number of processes.
 """
 
 import multiprocessing
@@ -8,7 +9,7 @@ import os
 import signal
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ import pyarrow.parquet as pq
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import read_provenance, require_file
-from gluscope_assets.core.pages.layer_pages import LayerPages, NeuronPage, Summary
-from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
-from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.files import require_file
+from gluscope_assets.core.pages.layer_pages import LayerPages, NeuronPage
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.neuron_view import NeuronSummary
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.templates import write_page
-from gluscope_assets.core.paths import INDEX, LayerTables, page_file, pages_folder
+from gluscope_assets.core.pages.vocabulary import Vocabulary
+from gluscope_assets.core.paths import INDEX, page_file, pages_folder
 from gluscope_assets.core.processes import available_cores, end_with_parent
 from gluscope_assets.core.progress import Progress, no_progress
 
@@ -49,35 +52,6 @@ class RenderReport:
     def metadata(self) -> dict[str, str | int | float | Path]:
         """What is said of it."""
         return {"pages": self.pages, "bytes": self.bytes, "largest page": self.largest_bytes}
-
-
-@dataclass(frozen=True)
-class LayerSource(LayerTables):
-    """What the pages of one layer of one checkpoint are made from, by name: another process can open it."""
-
-    site_map: SiteMap
-    corpus: Path
-    tokenizer: Path
-    """A folder with tokenizer.json."""
-    count_special_tokens: bool = False
-
-    @property
-    def neurons(self) -> Sequence[int]:
-        """Those that get a page."""
-        return self.site_map.neurons(self.checkpoint_key, self.layer)
-
-    def open(
-        self,
-        texts: ShownTexts,
-        vocabulary: Vocabulary,
-        complete: Callable[[pa.Table], pa.Table] = lambda examples: examples,
-    ) -> LayerPages:
-        """The layer's pages; `texts` and `vocabulary` are of what its paths name, `complete` as in `LayerPages`."""
-        activation = str(read_provenance(self.statistics)["activation"])
-        return LayerPages(
-            self.site_map, self.checkpoint_key, self.layer, self.aggregate, self.weights, texts, vocabulary, activation,
-            self.count_special_tokens, complete,
-        )  # fmt: skip
 
 
 @dataclass
@@ -102,10 +76,10 @@ class Opener:
 
     def layer(self, source: LayerSource) -> LayerPages:
         """The pages of a layer."""
-        place = source.checkpoint_key, source.layer
-        if self._layer is None or self._layer[0] != place:
+        key = source.checkpoint_key, source.layer
+        if self._layer is None or self._layer[0] != key:
             self._layer = None
-            self._layer = place, source.open(self.texts(source.corpus), self.vocabulary(source.tokenizer))
+            self._layer = key, LayerPages(source, self.texts(source.corpus), self.vocabulary(source.tokenizer))
         return self._layer[1]
 
 
@@ -113,7 +87,7 @@ class Opener:
 class _Written:
     """Pages of one layer that have been written."""
 
-    summaries: list[Summary] = field(default_factory=list)
+    summaries: list[NeuronSummary] = field(default_factory=list)
     bytes: int = 0
     largest_bytes: int = 0
 
@@ -137,7 +111,7 @@ def render_neuron_pages(site: Path, layer_pages: LayerPages, progress: Progress 
     """
     neurons, written = layer_pages.neurons, _Written()
     for page in layer_pages.pages(neurons):
-        written.write(_folder(site, layer_pages), page)
+        written.write(_folder(site, layer_pages.source), page)
         progress(len(written.summaries), len(neurons))
     return _finish(site, layer_pages, written)
 
@@ -276,22 +250,23 @@ def _render_run(site: Path, source: LayerSource, neurons: Sequence[int], opener:
     """Write the pages of some neurons of a layer: a worker's task."""
     layer_pages, written = opener.layer(source), _Written()
     for page in layer_pages.pages(neurons):
-        written.write(_folder(site, layer_pages), page)
+        written.write(_folder(site, source), page)
     return written
 
 
-def _folder(site: Path, layer_pages: LayerPages) -> Path:
-    return site / pages_folder(layer_pages.checkpoint_key, layer_pages.layer)
+def _folder(site: Path, source: LayerSource) -> Path:
+    return site / pages_folder(source.checkpoint_key, source.layer)
 
 
 def _finish(site: Path, layer_pages: LayerPages, written: _Written) -> RenderReport:
     """Write the layer's own page, delete pages of other neurons, and report."""
-    neurons, folder = layer_pages.neurons, _folder(site, layer_pages)
+    source, neurons = layer_pages.source, layer_pages.neurons
+    folder = _folder(site, source)
     if neurons:
         written.bytes += write_page(folder / INDEX, layer_pages.index(written.summaries))
     _remove_other_pages(folder, set(neurons))
-    samples = dict.fromkeys(neurons[place] for place in (0, len(neurons) // 2, -1)) if neurons else ()
-    shown = tuple(page_file(layer_pages.checkpoint_key, layer_pages.layer, neuron) for neuron in samples)
+    samples = dict.fromkeys(neurons[at] for at in (0, len(neurons) // 2, -1)) if neurons else ()
+    shown = tuple(page_file(source.checkpoint_key, source.layer, neuron) for neuron in samples)
     return RenderReport(len(written.summaries), written.bytes, written.largest_bytes, shown)
 
 

@@ -1,16 +1,15 @@
 """Which neurons get pages: a study's page selections, resolved.
 
 The top of a ranking becomes lists of neurons here, once the tables are there; how selections are written belongs to
-`options`, and which pages a site has to `site_map`.
+`core.options`, and which pages a site has to `site_map`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
+from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, View, column
 
 STATISTICS = (
     "layer",
@@ -72,7 +71,7 @@ def with_lists(
     checkpoints: Sequence[tuple[str, str]],
     layers: Sequence[int],
     tables: Mapping[tuple[str, int], LayerTables],
-    view: Literal["oriented", "raw"],
+    view: View,
 ) -> tuple[PageSelection, ...]:
     """`selections` with each ranking replaced by the lists of neurons that it gives, one for each layer of a checkpoint.
 
@@ -85,22 +84,22 @@ def with_lists(
         if not isinstance(top, TopNeurons):
             resolved.append(selection)
             continue
-        for place, (key, name) in enumerate(checkpoints):
-            held = [layer for layer in layers if selection.holds(name, place == len(checkpoints) - 1, layer)]
+        for number, (key, name) in enumerate(checkpoints):
+            held = [layer for layer in layers if selection.holds(name, number == len(checkpoints) - 1, layer)]
             for together in [held] if top.of == "checkpoint" else [[layer] for layer in held]:
                 if not together or any((key, layer) not in tables for layer in together):
                     continue
-                found: dict[int, list[int]] = {}
+                of_layers: dict[int, list[int]] = {}
                 for layer, neuron in top_neurons(top, [tables[key, layer] for layer in together], view):
-                    found.setdefault(layer, []).append(neuron)
+                    of_layers.setdefault(layer, []).append(neuron)
                 resolved += [
                     PageSelection(checkpoints=(name,), layers=(layer,), neurons=tuple(sorted(neurons)))
-                    for layer, neurons in sorted(found.items())
+                    for layer, neurons in sorted(of_layers.items())
                 ]
     return tuple(resolved)
 
 
-def top_neurons(top: TopNeurons, tables: Sequence[LayerTables], view: Literal["oriented", "raw"]) -> list[tuple[int, int]]:
+def top_neurons(top: TopNeurons, tables: Sequence[LayerTables], view: View) -> list[tuple[int, int]]:
     """The (layer, neuron) that a ranking of some layers holds, in its order. InputError if it names no statistic."""
     # Processes that render know what is chosen, and start sooner without polars.
     import polars as pl
@@ -111,9 +110,9 @@ def top_neurons(top: TopNeurons, tables: Sequence[LayerTables], view: Literal["o
     check_statistic(top.by)
     frame = scan_neurons([of.aggregate for of in tables], [of.weights for of in tables], view)
     # An expert that no position was routed to has 0 of 0 positions everywhere: NaN.
-    known = frame.select("layer", "neuron", value=pl.col(top.by)).with_columns(selectors.float().fill_nan(None))
+    values = frame.select("layer", "neuron", value=pl.col(top.by)).with_columns(selectors.float().fill_nan(None))
     down = [top.order == "descending", False, False]
-    ranked = known.sort("value", "layer", "neuron", descending=down, nulls_last=True).head(top.top)
+    ranked = values.sort("value", "layer", "neuron", descending=down, nulls_last=True).head(top.top)
     return list(ranked.select("layer", "neuron").collect().iter_rows())
 
 

@@ -1,6 +1,7 @@
 """Which pages a study's site has, and the manifest that tells every page.
 
-Writing pages belongs to `neuron_page` and `site`.
+Neuron pages are written by `rendering`, the manifest by `core.site.site`; which neurons a selection holds is said by
+`selection`.
 """
 
 import json
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,12 +20,13 @@ from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.selection import chosen_neurons
 from gluscope_assets.core.paths import MANIFEST, columns_folder, layer_neuron_pages
+from gluscope_assets.core.quadrants import View
 
 MANIFEST_PREFIX = "window.gluscopeNeurons = "
 
 
 @dataclass(frozen=True)
-class Part:
+class MlpBlock:
     """One gated MLP of a layer that has several, or all experts of one: they lie one after the other."""
 
     mlp: str
@@ -52,9 +54,9 @@ class SiteMap:
     """(layer, its neurons), ascending."""
     pages: tuple[PageSelection, ...]
     """Without rankings, which `with_lists` replaces."""
-    parts: tuple[tuple[int, tuple[Part, ...]], ...] = ()
-    """(layer, its parts) of the layers with several gated MLPs."""
-    view: Literal["oriented", "raw"] = "oriented"
+    mlp_blocks: tuple[tuple[int, tuple[MlpBlock, ...]], ...] = ()
+    """(layer, its blocks) of the layers with several gated MLPs or with experts."""
+    view: View = "oriented"
     """Whether pages show in and post multiplied by the orientation."""
 
     def neurons(self, checkpoint_key: str, layer: int) -> Sequence[int]:
@@ -71,36 +73,36 @@ class SiteMap:
         return dict(self.checkpoints)[checkpoint_key]
 
 
-def parts_of(statistics: Path) -> tuple[Part, ...]:
-    """The parts of a layer, from its statistics; none if it has one gated MLP without experts."""
+def mlp_blocks_of(statistics: Path) -> tuple[MlpBlock, ...]:
+    """The blocks of a layer, from its statistics; none if it has one gated MLP without experts."""
     table = pq.read_table(require_file(statistics), columns=["mlp", "expert", "index"])
     mlp = np.array(table["mlp"].to_pylist())
     expert, index = table["expert"].fill_null(-1).to_numpy(), table["index"].to_numpy()
     # A run of one MLP's neurons starts where the path changes or the first expert's first neuron comes.
     fresh = (index == 0) & ((np.append("", mlp[:-1]) != mlp) | (expert < 1))
     bounds = [*np.flatnonzero(fresh).tolist(), len(index)]
-    parts = [
-        Part(str(mlp[first]), None if expert[first] < 0 else int(expert[end - 1]) + 1, first, end - first)
+    blocks = [
+        MlpBlock(str(mlp[first]), None if expert[first] < 0 else int(expert[end - 1]) + 1, first, end - first)
         for first, end in pairwise(bounds)
     ]
-    return () if len(parts) == 1 and parts[0].experts is None else tuple(parts)
+    return () if len(blocks) == 1 and blocks[0].experts is None else tuple(blocks)
 
 
-def ranges(neurons: Iterable[int]) -> list[list[int]]:
+def neuron_ranges(neurons: Iterable[int]) -> list[list[int]]:
     """`neurons`, ascending, as half-open ranges [first, end)."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for neuron in neurons:
-        if found and found[-1][1] == neuron:
-            found[-1][1] += 1
+        if ranges and ranges[-1][1] == neuron:
+            ranges[-1][1] += 1
         else:
-            found.append([neuron, neuron + 1])
-    return found
+            ranges.append([neuron, neuron + 1])
+    return ranges
 
 
 def layer_entry(site_map: SiteMap, layer: int, pages: list[list[int]]) -> dict[str, Any]:
-    """What the manifest says of a layer: its number, width and pages, as half-open ranges of neurons, and any parts."""
-    parts = [vars(part) for part in dict(site_map.parts).get(layer, ())]
-    return {"layer": layer, "width": dict(site_map.layers)[layer], "pages": pages, **({"parts": parts} if parts else {})}
+    """What the manifest says of a layer: its number, width and pages, as half-open ranges of neurons, and any MLP blocks."""
+    blocks = [vars(block) for block in dict(site_map.mlp_blocks).get(layer, ())]
+    return {"layer": layer, "width": dict(site_map.layers)[layer], "pages": pages, **({"parts": blocks} if blocks else {})}
 
 
 def built_entries(site: Path, site_map: SiteMap) -> list[dict[str, Any]]:
@@ -109,9 +111,9 @@ def built_entries(site: Path, site_map: SiteMap) -> list[dict[str, Any]]:
     for key, name in site_map.checkpoints:
         layers = []
         for layer, _ in site_map.layers:
-            found = [int(path.stem) for path in layer_neuron_pages(site, key, layer)]
-            if found or (site / columns_folder(key, layer)).is_dir():
-                layers.append(layer_entry(site_map, layer, ranges(found)))
+            neurons = [int(path.stem) for path in layer_neuron_pages(site, key, layer)]
+            if neurons or (site / columns_folder(key, layer)).is_dir():
+                layers.append(layer_entry(site_map, layer, neuron_ranges(neurons)))
         if layers:
             entries.append({"key": key, "name": name, "layers": layers})
     return entries

@@ -1,7 +1,8 @@
 """The same neuron along training: how often each quadrant occurs at each checkpoint, and its strongest example there.
 
 A page shows it as a strip. The data are no part of the page, which must not change when a checkpoint is added: they lie in
-scripts of their own, one for a run of neurons of a layer, that the pages of all checkpoints share.
+scripts of their own, one for a run of neurons of a layer, that the pages of all checkpoints share. The figures of all neurons
+over checkpoints belong to `core.site.overview_figures`.
 """
 
 import re
@@ -18,8 +19,8 @@ from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, vi
 from gluscope_assets.core.files import replacing_folder, require_file
 from gluscope_assets.core.pages.explorer_columns import Peaks, read_peaks
 from gluscope_assets.core.pages.formats import safe_json
-from gluscope_assets.core.pages.packing import Texts
-from gluscope_assets.core.pages.site_map import SiteMap, ranges
+from gluscope_assets.core.pages.shown_texts import Texts
+from gluscope_assets.core.pages.site_map import SiteMap, neuron_ranges
 from gluscope_assets.core.pages.templates import write_page
 from gluscope_assets.core.paths import STRIPS, LayerTables, strips_file, strips_script
 from gluscope_assets.core.quadrants import QUADRANTS
@@ -33,24 +34,24 @@ SPACES = re.compile(" {3,}")
 
 
 @dataclass(frozen=True)
-class Training:
+class StripSources:
     """What the strips of a study are made from."""
 
     tables: Mapping[int, Sequence[LayerTables]]
-    """Of each layer, those of the checkpoints that have it, in the order of training."""
+    """Of each layer, the tables of the checkpoints that have it, in the order of training."""
     corpus: Texts
     decoder: TokenDecoder
 
 
-def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> dict[str, Any] | None:
-    """Write the strips of all neurons that have a page at some checkpoint, in place of those that are there.
+def write_strips(site: Path, site_map: SiteMap, sources: StripSources | None) -> dict[str, Any] | None:
+    """Write the strips of all neurons that have a page at some checkpoint, in place of older ones.
 
     Returns what the manifest says of them: how many neurons share a script, and of each layer the half-open ranges of neurons
     that have a strip. None where no layer has two checkpoints, which leave nothing to compare.
     """
     folder = site / STRIPS
-    layers = compared(training.tables) if training else {}
-    if training is None or not layers:
+    layers = compared(sources.tables) if sources else {}
+    if sources is None or not layers:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     together = neurons_together(layers)
@@ -58,8 +59,8 @@ def write_strips(site: Path, site_map: SiteMap, training: Training | None) -> di
     with replacing_folder(folder) as temporary:
         for layer, tables in layers.items():
             neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.checkpoint_key, layer)})
-            write_training(temporary, layer, tables, neurons, together, training.corpus, training.decoder)
-            shown[str(layer)] = ranges(neurons)
+            write_layer_strips(temporary, layer, tables, neurons, together, sources.corpus, sources.decoder)
+            shown[str(layer)] = neuron_ranges(neurons)
     return {"together": together, "layers": shown}
 
 
@@ -73,7 +74,7 @@ def neurons_together(layers: Mapping[int, Sequence[LayerTables]]) -> int:
     return max(1, CELLS // max(map(len, layers.values()), default=1))
 
 
-def write_training(
+def write_layer_strips(
     folder: Path,
     layer: int,
     tables: Sequence[LayerTables],
@@ -92,8 +93,9 @@ def write_training(
     written = 0
     for block in blocks:
         first = block * together
-        known = [(table.checkpoint_key, stage[block]) for table, stage in zip(tables, stages, strict=True) if block in stage]
-        checkpoints = [{"key": key, **stage} for key, stage in known]
+        checkpoints = [
+            {"key": table.checkpoint_key, **stage[block]} for table, stage in zip(tables, stages, strict=True) if block in stage
+        ]
         name = strips_script(layer, first)
         content = f"gluscope.provide({safe_json(name)},{safe_json({'first': first, 'checkpoints': checkpoints})});\n"
         written += write_page(folder / strips_file(layer, first), content.encode())

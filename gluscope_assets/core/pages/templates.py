@@ -1,6 +1,6 @@
 """The page templates: where they lie, and the environment that fills them.
 
-What is filled in belongs to `neuron_page` and `site`.
+What is filled in belongs to `layer_pages` and `core.site.site`, how numbers and names are written to `formats`.
 """
 
 import os
@@ -14,6 +14,7 @@ from markupsafe import Markup
 import gluscope_assets
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.pages import formats
+from gluscope_assets.core.paths import layer_name
 from gluscope_assets.core.quadrants import QUADRANTS
 
 
@@ -42,7 +43,8 @@ def environment() -> jinja2.Environment:
         "share": formats.format_share,
         "number": formats.format_number,
         "pages": lambda ranges: sum(end - first for first, end in ranges),
-        "place": formats.format_place,
+        "mlp_index": formats.format_mlp_index,
+        "layer_name": layer_name,
         "json": formats.safe_json,
         "quadrant": formats.quadrant_label,
         "sign": formats.signed,

@@ -21,12 +21,14 @@ from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.pages.explorer_columns import GROUPS, write_columns, write_vocabulary
-from gluscope_assets.core.pages.formats import Place
-from gluscope_assets.core.pages.layer_pages import LayerPages, Summary
-from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.formats import MlpIndex
+from gluscope_assets.core.pages.layer_pages import LayerPages
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.neuron_view import NeuronSummary
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import layer_entry, manifest_text, read_manifest
-from gluscope_assets.core.pages.strips import compared, neurons_together, write_training
+from gluscope_assets.core.pages.strips import compared, neurons_together, write_layer_strips
+from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.paths import LAYER_DIGITS, MANIFEST, NEURON_DIGITS, STRIPS, VOCABULARY, LayerTables, strips_file
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.site import render_site
@@ -135,7 +137,7 @@ class OnDemand:
         def opened() -> LayerPages:
             corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
             vocabulary = Vocabulary(self._decoder(source.tokenizer))
-            return source.open(ShownTexts(corpus), vocabulary, partial(self._with_windows, source, corpus))
+            return LayerPages(source, ShownTexts(corpus), vocabulary, partial(self._with_windows, source, corpus))
 
         return _remembered(self._layers, MOST_LAYERS, stamp, opened)
 
@@ -165,7 +167,7 @@ class OnDemand:
             if not (scratch / name).is_file():
                 corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
                 decoder = self._decoder(source.tokenizer)
-                write_training(scratch / STRIPS, layer, tables, [first], together, corpus, decoder)
+                write_layer_strips(scratch / STRIPS, layer, tables, [first], together, corpus, decoder)
             return (scratch / name).read_bytes()
 
     def _written(self, name: str, source: LayerSource | None) -> bytes | None:
@@ -203,15 +205,15 @@ def _remembered(cache: OrderedDict[Hashable, Any], most: int, key: Hashable, mak
     return made
 
 
-def _summaries(source: LayerSource) -> list[Summary]:
+def _summaries(source: LayerSource) -> list[NeuronSummary]:
     """What the page of a layer shows of its neurons, without their examples, which would take as long as all pages."""
     shares = [f"{quadrant}_routed_frequency" for quadrant in QUADRANTS]
     names = ["neuron", "mlp", "expert", "index", *shares, "class"]
     # An expert that no position was routed to has 0 of 0 positions in each quadrant: NaN.
     neurons = scan_neurons([source.aggregate], [source.weights], source.site_map.view).select(names)
     table = neurons.with_columns(pl.col(shares).fill_nan(0)).collect()
-    several = source.layer in dict(source.site_map.parts)
+    several = source.layer in dict(source.site_map.mlp_blocks)
     return [
-        Summary(neuron, Place(mlp, expert, index) if several else None, of, input_output_class, None)
+        NeuronSummary(neuron, MlpIndex(mlp, expert, index) if several else None, of, input_output_class, None)
         for neuron, mlp, expert, index, *of, input_output_class in table.iter_rows()
     ]

@@ -1,8 +1,11 @@
-"""Findings as the geometry of a figure: axes, ticks, and the paths that a template puts into SVG.
+"""The scatter plots of the paper's finding as geometry: axes, ticks, and the paths that a template puts into SVG.
 
 Paths are drawn in a box that is stretched over the plot, ticks stand at shares of its width and height, so nothing here
 depends on how large the plot is shown. Colours, sizes and words belong to the style sheet and the templates, numbers to
-`findings`.
+`gate_finding`.
+
+Drawn by hand: the figures stand in static pages that load nothing, follow the style sheet in light and dark, and hold thousands
+of marks in a few paths. Plotting libraries write an element a mark with colours and fonts of its own, or need a script.
 """
 
 import math
@@ -28,22 +31,26 @@ MARGIN = 0.04
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
+    """A number at an axis of a plot."""
+
     value: float
-    place: float
-    """In percent of the axis, from its lower end."""
+    percent: float
+    """Of the axis, from its lower end."""
     decimals: int
     """Digits after the point that tell the axis's ticks apart."""
 
 
 @dataclass(frozen=True)
 class Axis:
+    """The values that a plot spans in one direction."""
+
     low: float
     high: float
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
-    def places(self, values: Floats) -> Floats:
-        """Where values lie, as a share of the axis."""
+    def shares(self, values: Floats) -> Floats:
+        """Where values lie, as a share of the axis from its lower end."""
         return (values - self.low) / (self.high - self.low)
 
 
@@ -71,7 +78,7 @@ class Figure:
 
     @property
     def correlations(self) -> list[float]:
-        """Those of the layers that have one, ascending."""
+        """The correlations of the layers that have one, ascending."""
         return sorted(layer.correlation for layer in self.finding.layers if layer.correlation is not None)
 
     @property
@@ -101,7 +108,7 @@ def axis_of(low: float, high: float, least: float, most: float) -> Axis:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
     span = high - low
-    return Axis(low, high, tuple(Tick(number * step, 100 * (number * step - low) / span, decimals) for number in numbers))
+    return Axis(low, high, tuple(AxisTick(number * step, 100 * (number * step - low) / span, decimals) for number in numbers))
 
 
 def _steps() -> Sequence[float]:
@@ -109,10 +116,10 @@ def _steps() -> Sequence[float]:
 
 
 def _panel(layer: LayerFinding, across: Axis, up: Axis) -> Panel:
-    x, y = across.places(layer.cosine), 1 - up.places(layer.frequency)
+    x, y = across.shares(layer.cosine), 1 - up.shares(layer.frequency)
     if layer.neurons <= MOST_MARKS:
-        places = np.rint(BOX * np.stack([x, y], axis=1)).astype(int).tolist()
-        dots = [f"M{left} {top}h0" for left, top in places]
+        points = np.rint(BOX * np.stack([x, y], axis=1)).astype(int).tolist()
+        dots = [f"M{left} {top}h0" for left, top in points]
         return Panel(layer, tuple("".join(dots[first::LAYINGS]) for first in range(min(LAYINGS, len(dots)))), ())
     counts, _, _ = np.histogram2d(y, x, bins=(ROWS, COLUMNS), range=((0, 1), (0, 1)))
     return Panel(layer, (), shaded(counts))

@@ -1,7 +1,7 @@
 """What holds across the neurons of a model: the paper's finding, computed again from the tables.
 
-Numbers only; how a page draws them belongs to `figures`. One neuron's statistics belong to `aggregate`, its cosines to
-`weights`.
+Numbers only; how a page draws them belongs to `figures`. One neuron's statistics belong to `core.tables.aggregate`, its
+cosines to `core.model.weights`.
 """
 
 from collections.abc import Iterable
@@ -63,7 +63,7 @@ def gate_frequency_finding(checkpoint: str, layers: Iterable[LayerTables]) -> Fi
 
     A neuron has data if it saw a position and its cosine is a number.
     """
-    found, positions, routed = [], 0, False
+    findings, positions, routed = [], 0, False
     for tables in layers:
         statistics = pl.scan_parquet(require_file(tables.statistics))
         seen = "routed" if "routed" in statistics.collect_schema().names() else "positions"
@@ -81,8 +81,8 @@ def gate_frequency_finding(checkpoint: str, layers: Iterable[LayerTables]) -> Fi
         routed = routed or not rows["seen"].equals(rows["positions"])
         rows = rows.filter(pl.col("seen") > 0, pl.col("cosine").is_finite(), pl.col("frequency").is_finite())
         frequency, cosine = rows["frequency"].to_numpy(), rows["cosine"].to_numpy()
-        found.append(LayerFinding(tables.layer, frequency, cosine, correlation(frequency, cosine)))
-    return Finding(checkpoint, positions, routed, tuple(found))
+        findings.append(LayerFinding(tables.layer, frequency, cosine, correlation(frequency, cosine)))
+    return Finding(checkpoint, positions, routed, tuple(findings))
 
 
 def correlation(first: Floats, second: Floats) -> float | None:

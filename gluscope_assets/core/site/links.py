@@ -1,6 +1,6 @@
 """Checks on a built site's files: every internal link resolves, and no neuron page is too large.
 
-Only reads. What pages contain belongs to `render`.
+Only reads. What pages contain belongs to `core.pages`.
 """
 
 import html
@@ -32,7 +32,7 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
     exists: dict[Path, bool] = {}
     fragments: dict[Path, set[str]] = {}
 
-    def found(path: Path) -> bool:
+    def is_there(path: Path) -> bool:
         if path not in exists:
             exists[path] = path.is_file()
         return exists[path]
@@ -49,7 +49,7 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
             target = Path(os.path.normpath(page.parent / unquote(link.path))) if link.path else page
             if link.path.startswith("/") or site not in target.parents:
                 problems.append(f"{name} links to {reference}, which is not relative to the site.")
-            elif not found(target):
+            elif not is_there(target):
                 problems.append(f"{name} links to {reference}, which does not exist.")
             elif link.fragment and target.suffix == ".html":
                 if target not in fragments:
@@ -62,7 +62,7 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
                 for first, end in layer["pages"]:
                     for neuron in range(first, end):
                         target = site / page_file(entry["key"], layer["layer"], neuron)
-                        if not found(target):
+                        if not is_there(target):
                             problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
     return problems
 

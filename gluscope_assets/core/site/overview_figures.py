@@ -1,8 +1,8 @@
 """The overview as the geometry of its figures: stacked bars a layer, and lines over checkpoints.
 
-Places are in percent of a plot, from its left and from its top, so nothing here depends on how large it is shown; lines are
+Lengths are in percent of a plot, from its left and from its top, so nothing here depends on how large it is shown; lines are
 paths in a box that is stretched over the plot. Colours, sizes and words belong to the style sheet and the templates, numbers
-to `overview`, the scatter plots to `figures`.
+to `overview`, the scatter plots to `figures`, which says why figures are drawn by hand.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,17 @@ import numpy as np
 
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.figures import BOX, Axis, axis_of
-from gluscope_assets.core.site.overview import CLASSES, LayerSummary, Overview
+from gluscope_assets.core.site.layer_rows import CLASSES
+from gluscope_assets.core.site.overview import LayerSummary, Overview
 
 MOST_LINES = 6
 """More layers than these are drawn as so many lines, each the mean of neighbouring layers."""
 MOST_GAPS = 24
 """More bars than these stand without gaps."""
 LEAST_EDGED = 2.0
-"""Parts of less percent have no edge, which would cover them."""
+"""Segments of less percent have no edge, which would cover them."""
 GAP = 0.14
-"""What a gap takes of a bar's place."""
+"""What a gap takes of a bar's width."""
 MOST_NUMBERS = 10
 """Bars that have their layer's number below them."""
 MOST_DOTS = 8
@@ -34,15 +35,15 @@ BAR_LABEL, LINE_LABEL = 6.5, 9.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a bar."""
+class Segment:
+    """A segment of a bar."""
 
     kind: int
-    """Its place among the figure's kinds: quadrants or classes."""
+    """Its index among the figure's kinds: quadrants or classes."""
     top: float
     height: float
     hatched: float
-    """The height of its hatched part, which is at its top: the atypical neurons of a class."""
+    """The height that is hatched, from its top: the atypical neurons of a class."""
 
     @property
     def edged(self) -> bool:
@@ -51,12 +52,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """One layer. Its parts are stacked from the top and listed by size; what is missing below them is in no kind."""
+    """One layer. Its segments are stacked from the top and listed by size; what is missing below them is in no kind."""
 
     layer: int
     left: float
     width: float
-    parts: tuple[Part, ...]
+    segments: tuple[Segment, ...]
     numbered: bool
     """Whether its layer's number stands below it."""
 
@@ -70,9 +71,9 @@ class Label:
     """A name to the right of a plot."""
 
     kind: int
-    at: float
+    target: float
     """The height of what it names."""
-    place: float
+    height: float
     """Its own height, at a distance from the others."""
 
 
@@ -97,10 +98,10 @@ def quadrant_bars(layers: Sequence[LayerSummary]) -> Bars | None:
 
 def class_bars(layers: Sequence[LayerSummary]) -> Bars | None:
     """The share of a layer's neurons in each input-output class; None if there is no neuron."""
-    known = [layer for layer in layers if layer.neurons]
-    shares = [tuple(count / layer.neurons for count in layer.classes) for layer in known]
-    hatched = [tuple(count / layer.neurons for count in layer.atypical) for layer in known]
-    return _bars(CLASSES, list(zip([layer.layer for layer in known], shares, hatched, strict=True)))
+    held = [layer for layer in layers if layer.neurons]
+    shares = [tuple(count / layer.neurons for count in layer.classes) for layer in held]
+    hatched = [tuple(count / layer.neurons for count in layer.atypical) for layer in held]
+    return _bars(CLASSES, list(zip([layer.layer for layer in held], shares, hatched, strict=True)))
 
 
 def _bars(names: tuple[str, ...], layers: Sequence[tuple[int, Sequence[float], Sequence[float]]]) -> Bars | None:
@@ -111,20 +112,20 @@ def _bars(names: tuple[str, ...], layers: Sequence[tuple[int, Sequence[float], S
     margin = GAP * pitch / 2 if gaps else 0.0
     every = next(step for step in _rounds() if len(layers) <= MOST_NUMBERS * step)
     bars = []
-    for place, (layer, shares, hatched) in enumerate(layers):
+    for number, (layer, shares, hatched) in enumerate(layers):
         tops = 100 * np.cumsum([0.0, *shares])
-        parts = [
-            Part(kind, float(tops[kind]), 100 * share, 100 * hatched[kind]) for kind, share in enumerate(shares) if share > 0
+        segments = [
+            Segment(kind, float(tops[kind]), 100 * share, 100 * hatched[kind]) for kind, share in enumerate(shares) if share > 0
         ]
-        # Small parts are drawn last: the edges of large ones would hide them.
-        parts.sort(key=lambda part: -part.height)
-        bars.append(Bar(layer, place * pitch + margin, pitch - 2 * margin, tuple(parts), place % every == 0))
-    last = {part.kind: part.top + part.height / 2 for part in bars[-1].parts}
+        # Small segments are drawn last: the edges of large ones would hide them.
+        segments.sort(key=lambda segment: -segment.height)
+        bars.append(Bar(layer, number * pitch + margin, pitch - 2 * margin, tuple(segments), number % every == 0))
+    middles = {segment.kind: segment.top + segment.height / 2 for segment in bars[-1].segments}
     tops = 100 * np.cumsum([0.0, *layers[-1][1]])
-    present = sorted({part.kind for bar in bars for part in bar.parts})
-    heights = [last.get(kind, float(tops[kind])) for kind in present]
+    present = sorted({segment.kind for bar in bars for segment in bar.segments})
+    heights = [middles.get(kind, float(tops[kind])) for kind in present]
     labels = (Label(*label) for label in zip(present, heights, spread(heights, BAR_LABEL), strict=True))
-    return Bars(names, tuple(bars), tuple(labels), gaps, any(part.hatched for bar in bars for part in bar.parts))
+    return Bars(names, tuple(bars), tuple(labels), gaps, any(segment.hatched for bar in bars for segment in bar.segments))
 
 
 def _rounds() -> list[int]:
@@ -137,15 +138,15 @@ def spread(heights: Sequence[float], distance: float) -> list[float]:
     Least squares by pooling adjacent violators (Barlow et al. 1972) of the heights without their distances.
     """
     pools: list[tuple[float, int]] = []
-    for place, height in enumerate(heights):
-        total, count = height - place * distance, 1
+    for rank, height in enumerate(heights):
+        total, count = height - rank * distance, 1
         while pools and pools[-1][0] / pools[-1][1] > total / count:
             more, members = pools.pop()
             total, count = total + more, count + members
         pools.append((total, count))
     moved = [total / count for total, count in pools for _ in range(count)]
     low, high = distance / 2, 100 - distance / 2 - (len(moved) - 1) * distance
-    return [max(min(height, high), low) + place * distance for place, height in enumerate(moved)]
+    return [max(min(height, high), low) + rank * distance for rank, height in enumerate(moved)]
 
 
 # Lines
@@ -171,7 +172,7 @@ class Plot:
 
     name: str
     kind: int | None
-    """Its place among quadrants or classes, for its colour."""
+    """Its index among quadrants or classes, for its colour."""
     up: Axis
     lines: tuple[Line, ...]
     labels: tuple[Label, ...]
@@ -179,14 +180,14 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingFigures:
     """How a study's numbers moved over its checkpoints."""
 
-    places: tuple[float, ...]
-    """Of the checkpoints, evenly."""
+    checkpoints: tuple[float, ...]
+    """Where the checkpoints stand, in percent from the left, at even distances."""
     quadrants: tuple[Plot, ...]
     classes: tuple[Plot, ...]
-    """Those that a neuron has at some checkpoint; each plot has its own scale."""
+    """Of the classes that a neuron has at some checkpoint; each plot has its own scale."""
     correlation: tuple[Plot, ...]
     """Pearson's r, and the distance from the checkpoint before."""
     banded: bool
@@ -197,16 +198,16 @@ Measure = Callable[[LayerSummary], tuple[float | None, float]]
 """A layer's number, and its weight in a mean of layers."""
 
 
-def training_of(overview: Overview) -> Training | None:
+def training_figures(overview: Overview) -> TrainingFigures | None:
     """The figures over checkpoints; None if fewer than two have data."""
     if len(overview.checkpoints) < 2:
         return None
     layers = sorted({layer.layer for checkpoint in overview.checkpoints for layer in checkpoint.layers})
     bands = [band.tolist() for band in np.array_split(layers, min(MOST_LINES, len(layers)))]
-    found = [{layer.layer: layer for layer in checkpoint.layers} for checkpoint in overview.checkpoints]
+    summaries = [{layer.layer: layer for layer in checkpoint.layers} for checkpoint in overview.checkpoints]
 
     def plots(named: Sequence[tuple[str, int | None, Measure]], together: bool, least: float) -> tuple[Plot, ...]:
-        rows = [[[_mean(at, band, measure) for at in found] for band in bands] for _, _, measure in named]
+        rows = [[[_mean(layers, band, measure) for layers in summaries] for band in bands] for _, _, measure in named]
         values = [[value for series in row for value in series if value is not None] for row in rows]
         if together:
             values = [[value for row in values for value in row]] * len(rows)
@@ -221,8 +222,8 @@ def training_of(overview: Overview) -> Training | None:
         for kind in range(len(CLASSES))
         if any(layer.classes[kind] for checkpoint in overview.checkpoints for layer in checkpoint.layers)
     ]
-    return Training(
-        places=tuple(100 * place / (len(found) - 1) for place in range(len(found))),
+    return TrainingFigures(
+        checkpoints=tuple(100 * number / (len(summaries) - 1) for number in range(len(summaries))),
         quadrants=plots([(name, kind, _share_of(kind)) for kind, name in enumerate(QUADRANTS)], True, 0),
         classes=plots([(CLASSES[kind], kind, _class_of(kind)) for kind in present], False, 0),
         correlation=(
@@ -248,21 +249,21 @@ def _class_of(kind: int) -> Measure:
 
 
 def _mean(layers: dict[int, LayerSummary], band: Sequence[int], measure: Measure) -> float | None:
-    """The weighted mean over those of a band's layers that have a number."""
-    numbers = [measure(layers[layer]) for layer in band if layer in layers]
-    known = [(value, weight) for value, weight in numbers if value is not None]
-    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+    """The weighted mean over the layers of a band that have a number."""
+    measured = [measure(layers[layer]) for layer in band if layer in layers]
+    numbers = [(value, weight) for value, weight in measured if value is not None]
+    return sum(value * weight for value, weight in numbers) / sum(weight for _, weight in numbers) if numbers else None
 
 
 def _plot(name: str, kind: int | None, series: Sequence[Sequence[float | None]], bands: Sequence[list[int]], up: Axis) -> Plot:
     lines, ends = [], []
-    for place, (values, band) in enumerate(zip(series, bands, strict=True)):
+    for number, (values, band) in enumerate(zip(series, bands, strict=True)):
         points = [
             None if value is None else (BOX * step / (len(values) - 1), BOX * (up.high - value) / (up.high - up.low))
             for step, value in enumerate(values)
         ]
-        known = [point for point in points if point is not None]
-        if not known:
+        drawn = [point for point in points if point is not None]
+        if not drawn:
             continue
         path, pen = "", "M"
         for point in points:
@@ -271,11 +272,11 @@ def _plot(name: str, kind: int | None, series: Sequence[Sequence[float | None]],
         # A number without neighbours has no line to show it.
         around = [None, *points, None]
         alone = [point for step, point in enumerate(points) if around[step] is None and around[step + 2] is None]
-        shown = known if len(points) <= MOST_DOTS else [point for point in alone if point is not None]
+        shown = drawn if len(points) <= MOST_DOTS else [point for point in alone if point is not None]
         dots = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in shown)
-        lines.append(Line(place, band[0], band[-1], path, dots))
-        ends.append((100 * known[-1][1] / BOX, place))
+        lines.append(Line(number, band[0], band[-1], path, dots))
+        ends.append((100 * drawn[-1][1] / BOX, number))
     ends.sort()
     heights = [height for height, _ in ends]
-    labels = (Label(place, height, moved) for (height, place), moved in zip(ends, spread(heights, LINE_LABEL), strict=True))
+    labels = (Label(line, height, moved) for (height, line), moved in zip(ends, spread(heights, LINE_LABEL), strict=True))
     return Plot(name, kind, up, tuple(lines), tuple(labels))

@@ -1,6 +1,7 @@
 """What surrounds the neuron pages: the index, the explanation, the manifest and the static files.
 
-A page of a neuron belongs to `neuron_page`, what the index says and draws to `overview`, `overview_figures` and `figures`.
+Neuron pages are written by `core.pages.rendering`; what the index says and draws comes from `measured`, `overview`,
+`overview_figures` and `figures`.
 """
 
 import shutil
@@ -11,12 +12,15 @@ from typing import Any
 from gluscope_assets.core.files import replacing
 from gluscope_assets.core.pages.rendering import RenderReport
 from gluscope_assets.core.pages.site_map import SiteMap, built_entries, manifest_text
-from gluscope_assets.core.pages.strips import Training, write_strips
+from gluscope_assets.core.pages.strips import StripSources, write_strips
 from gluscope_assets.core.pages.templates import environment, template_folder, write_page
 from gluscope_assets.core.paths import INDEX, MANIFEST, STATIC, STRIPS, neuron_pages
 from gluscope_assets.core.site.figures import BOX, COLUMNS, MOST_MARKS, ROWS, figure_of
-from gluscope_assets.core.site.overview import CLASSES, FEWEST_POSITIONS, Measurement, Overview
-from gluscope_assets.core.site.overview_figures import class_bars, quadrant_bars, training_of
+from gluscope_assets.core.site.layer_rows import CLASSES
+from gluscope_assets.core.site.measured import Measurement
+from gluscope_assets.core.site.overview import Overview
+from gluscope_assets.core.site.overview_figures import class_bars, quadrant_bars, training_figures
+from gluscope_assets.core.site.unusual import FEWEST_POSITIONS
 
 
 def render_site(
@@ -24,11 +28,12 @@ def render_site(
     site_map: SiteMap,
     measurement: Measurement | None = None,
     overview: Overview | None = None,
-    training: Training | None = None,
+    strip_sources: StripSources | None = None,
     retired: Collection[str] = (),
     dataset_license: str | None = None,
 ) -> RenderReport:
-    """Write what surrounds the neuron pages: index, explorer, explanation, manifest, strips along training, static files.
+    """Write what surrounds the neuron pages: index, explorer, explanation, manifest, strips along training from
+    `strip_sources`, static files.
 
     Lists the layers whose pages are there; folders of checkpoints that the site map does not have are deleted, but for those
     with the keys `retired`, whose pages are linked from elsewhere. The index says what the `measurement` was and draws the
@@ -41,7 +46,7 @@ def render_site(
     shared = {"root": "", "map": site_map, "entries": entries, "measurement": measurement}
     shared |= {"dataset_license": dataset_license, **_drawing(overview, entries)}
     _write_static(site / STATIC)
-    strips = write_strips(site, site_map, training)
+    strips = write_strips(site, site_map, strip_sources)
     manifest = {"study": site_map.study, "view": site_map.view, "checkpoints": entries, "training": strips}
     write_page(site / MANIFEST, manifest_text(manifest).encode())
     for name in (INDEX, "about.html", "explorer.html"):
@@ -66,7 +71,7 @@ def _drawing(overview: Overview | None, entries: Sequence[Mapping[str, Any]]) ->
         "overview": overview,
         "quadrant_bars": quadrant_bars(last.layers) if last else None,
         "class_bars": class_bars(last.layers) if last else None,
-        "training": training_of(overview) if overview else None,
+        "training": training_figures(overview) if overview else None,
         "class_names": list(CLASSES),
         "fewest_positions": FEWEST_POSITIONS,
         "figure": figure_of(overview.finding) if overview and overview.finding else None,
@@ -96,7 +101,7 @@ def _write_static(folder: Path) -> None:
 
 def _remove_other_checkpoints(site: Path, keys: set[str]) -> None:
     for folder in site.iterdir():
-        # Only what render_neuron_pages makes: a folder of two-digit layers.
+        # Only what `rendering` makes: a folder whose folders are layers.
         if folder.is_dir() and folder.name not in keys | {STATIC, STRIPS}:
             layers = list(folder.iterdir())
             if layers and all(layer.is_dir() and layer.name.isdigit() for layer in layers):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.exchange.dataset import remove_dataset, write_dataset
-from gluscope_assets.core.pages.strips import Training
+from gluscope_assets.core.pages.strips import StripSources
 from gluscope_assets.core.paths import DATASET, INDEX, LayerTables, StudyFolder
 from gluscope_assets.core.reports import StageReport
 from gluscope_assets.core.site.overview import overview_of
@@ -45,7 +45,7 @@ def make_site(
         site_map(study, folder, checkpoints),
         measurement_of(study, corpus, [(checkpoint, tables[checkpoint.key]) for checkpoint in checkpoints], records),
         overview_of(list(tables.items()), study.site.view),
-        Training(by_layer, corpus, TokenDecoder.from_folder(checkpoints[-1].folder)),
+        StripSources(by_layer, corpus, TokenDecoder.from_folder(checkpoints[-1].folder)),
         retired=retired,
         dataset_license=license,
     )

@@ -20,7 +20,7 @@ import yaml
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.dataset import EXAMPLE_COLUMNS, EXAMPLE_FIELDS, NEURON_COLUMNS, write_dataset
 from gluscope_assets.core.files import read_provenance, write_parquet
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.study.sources import all_sources
 from gluscope_assets_tests.conftest import Workplace

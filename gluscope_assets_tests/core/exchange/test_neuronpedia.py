@@ -18,7 +18,7 @@ from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange import neuronpedia
 from gluscope_assets.core.exchange.neuronpedia import Release, export_neuronpedia
-from gluscope_assets.core.pages.rendering import LayerSource
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.quadrants import QUADRANTS, column, oriented_quadrant
 from gluscope_assets.study.sources import all_sources
 from gluscope_assets_tests.conftest import Workplace

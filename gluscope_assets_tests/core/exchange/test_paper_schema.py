@@ -27,8 +27,10 @@ from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, P
 from gluscope_assets.core.pages.explorer_columns import write_columns
 from gluscope_assets.core.pages.formats import format_count, format_number, signed
 from gluscope_assets.core.pages.layer_pages import LayerPages
-from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.aggregate import scan_statistics, tables, write_aggregate
 from gluscope_assets.core.tables.orientation import scan_neurons
@@ -224,8 +226,10 @@ def page_of(aggregate: Path, weights: Path, corpus: TokenizedCorpus, neuron: int
     every = PageSelection(checkpoints="all", neurons="all")
     site_map = SiteMap("paper", "Paper", "model", "texts", (("final-0000000", "final"),), ((layer, NEURONS),), (every,))
     texts, vocabulary = ShownTexts(corpus), Vocabulary(TokenDecoder.from_folder(DATA / "stories260K"))
-    pages = LayerPages(site_map, "final-0000000", layer, aggregate, weights, texts, vocabulary, "silu", True)
-    (page,) = pages.pages([neuron])
+    source = LayerSource(
+        "final-0000000", layer, aggregate, weights, site_map, DATA / "none", DATA / "stories260K", count_special_tokens=True
+    )
+    (page,) = LayerPages(source, texts, vocabulary).pages([neuron])
     return page.files[f"{neuron}.html"].decode()
 
 

@@ -23,9 +23,11 @@ from gluscope_assets.core.model.inspection import inspect_checkpoint
 from gluscope_assets.core.model.weights import Fold, NeuronVectors, Unembedding, weights_table, write_neuron_weights
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions, PageSelection
 from gluscope_assets.core.pages.layer_pages import LayerPages
-from gluscope_assets.core.pages.packing import ShownTexts, Vocabulary
+from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.pages.rendering import render_neuron_pages
+from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import SiteMap
+from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.site.links import broken_links
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, Aggregate, write_aggregate
@@ -94,7 +96,7 @@ def test_from_texts_to_pages(tmp_path: Path, name: str) -> None:
     assert rows["expert"].fill_null(NO_EXPERT).to_pylist() == merged.expert.tolist()
     assert rows["index"].to_pylist() == merged.index.tolist()
 
-    rendered(tmp_path, merged, checkpoint.key, layer, parts[0].activation, corpus, TokenDecoder.from_folder(checkpoint.folder))
+    rendered(tmp_path, merged, checkpoint.key, layer, corpus, TokenDecoder.from_folder(checkpoint.folder))
 
 
 def test_experts_that_are_modules(tmp_path: Path) -> None:
@@ -117,22 +119,20 @@ def test_experts_that_are_modules(tmp_path: Path) -> None:
         first += mlp.width
     write_parquet(pa.concat_tables(tables), tmp_path / "weights.parquet", {})
     write_tokenizer(tmp_path)
-    rendered(tmp_path, merged, "modular-0000000", 1, "silu", corpus, TokenDecoder.from_folder(tmp_path))
+    rendered(tmp_path, merged, "modular-0000000", 1, corpus, TokenDecoder.from_folder(tmp_path))
 
 
-def rendered(
-    folder: Path, merged: Aggregate, key: str, layer: int, activation: str, corpus: TokenizedCorpus, decoder: TokenDecoder
-) -> None:
+def rendered(folder: Path, merged: Aggregate, key: str, layer: int, corpus: TokenizedCorpus, decoder: TokenDecoder) -> None:
     """Render the tables in `folder`: pages say which expert, over how many positions, and nothing that is not a number."""
     site_map = SiteMap(
         study="tiny", title="Tiny", model="tiny", corpus="texts", checkpoints=((key, "tiny"),),
         layers=((layer, merged.neurons),), pages=(PageSelection(checkpoints="last", neurons="all"),),
     )  # fmt: skip
     site = folder / "site"
-    weights = folder / "weights.parquet"
-    texts, vocabulary = ShownTexts(corpus), Vocabulary(decoder)
-    made = LayerPages(site_map, key, layer, folder / "aggregate", weights, texts, vocabulary, activation)
-    pages = render_neuron_pages(site, made)
+    source = LayerSource(
+        key, layer, folder / "aggregate", folder / "weights.parquet", site_map, folder / "texts.parquet", folder
+    )
+    pages = render_neuron_pages(site, LayerPages(source, ShownTexts(corpus), Vocabulary(decoder)))
     render_site(site, site_map)
     assert pages.pages == merged.neurons
     assert broken_links(site) == []

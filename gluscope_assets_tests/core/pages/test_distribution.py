@@ -50,7 +50,7 @@ def test_counts_leave_zeros_out() -> None:
 def test_positions_of_other_experts_are_left_out() -> None:
     gate = np.array([1, np.nan, -2, np.nan], dtype=np.float32)
     sampled = SampledNeuron.from_gate_and_in(gate, gate, 1, SILU)
-    assert sampled.place.tolist() == [0, 2]
+    assert sampled.index.tolist() == [0, 2]
     assert sampled.counts() == [1, 0, 0, 1]
     assert sampled.quantiles()[1] == {}
 

@@ -1,55 +1,17 @@
 """Packed examples, unpacked again as the page's script does it, against the windows that went in."""
 
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
 
-from gluscope_assets.core.corpus.decoder import TokenDecoder
-from gluscope_assets.core.pages.packing import (
-    MOST_AFTER,
-    MOST_BEFORE,
-    MOST_EXAMPLES,
-    ExampleColumn,
-    PackedExamples,
-    RankedExamples,
-    ShownTexts,
-    Vocabulary,
-    Windows,
-    pack_examples,
-)
-from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
-
-LENGTH = 60
-WORDS = 50
-
-
-@dataclass
-class Texts:
-    """Texts whose tokens are random words."""
-
-    count: int = 5
-    special_token_ids: tuple[int, ...] = ()
-
-    def tokens_of(self, text: int) -> np.ndarray:
-        return np.random.default_rng(text).integers(0, WORDS, LENGTH).astype(np.int32)
-
-    def document_of(self, text: int) -> str:
-        return f"document {text % 2}"
-
-    def start_of(self, text: int) -> int:
-        return 1000 * text
-
-
-def vocabulary() -> Vocabulary:
-    tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(WORDS)}, unk_token="w0"))
-    return Vocabulary(TokenDecoder(tokenizer))
+from gluscope_assets.core.pages.packing import PackedExamples, pack_examples
+from gluscope_assets.core.pages.shown_texts import ShownTexts
+from gluscope_assets.core.pages.windows import Windows
+from gluscope_assets_tests.support.random_texts import LENGTH, RandomTexts, vocabulary
 
 
 def unpack(packed: PackedExamples) -> dict[str, Any]:
@@ -95,7 +57,7 @@ def value_of(text: int, position: int) -> float:
     return float(np.float16(np.sin(1 + text * LENGTH + position)))
 
 
-def windows(places: list[tuple[int, int]], texts: Texts, before: int = 7, after: int = 4) -> Windows:
+def windows(places: list[tuple[int, int]], texts: RandomTexts, before: int = 7, after: int = 4) -> Windows:
     text, position = (np.array(column, dtype=np.int64) for column in zip(*places, strict=True))
     low = np.maximum(position - before, 0)
     length = np.minimum(position + after + 1, LENGTH) - low
@@ -103,15 +65,15 @@ def windows(places: list[tuple[int, int]], texts: Texts, before: int = 7, after:
     gate = np.array([value_of(*place) for place in flat], dtype=np.float32)
     token = np.array([texts.tokens_of(t)[p] for t, p in flat], dtype=np.int32)
     value = np.array([value_of(*place) for place in places], dtype=np.float32)
-    return Windows([len(places)], value, -value, text, position, low, length, token, gate, 2 * gate, known=None)
+    return Windows([len(places)], value, -value, text, position, low, length, token, gate, 2 * gate, valued=None)
 
 
 PLACES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, LENGTH - 1)), min_size=1, max_size=12)
 
 
 @given(PLACES, PLACES)
-def test_every_window_is_found_again(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
-    texts = Texts()
+def test_every_window_comes_out_again(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
+    texts = RandomTexts()
     lists = [windows(first, texts), windows(second, texts, before=20)]
     packed = pack_examples(lists, ShownTexts(texts), vocabulary())
     found = unpack(packed)
@@ -139,7 +101,7 @@ def test_every_window_is_found_again(first: list[tuple[int, int]], second: list[
 def test_a_sampled_position_keeps_its_value_and_knows_neighbours_from_other_lists(
     ranked: list[tuple[int, int]], sampled: list[tuple[int, int]]
 ) -> None:
-    texts = Texts()
+    texts = RandomTexts()
     sampled = list(dict.fromkeys(sampled))
     text, position = (np.array(column, dtype=np.int64) for column in zip(*sampled, strict=True))
     gate = np.array([value_of(*place) for place in sampled], dtype=np.float32)
@@ -155,72 +117,11 @@ def test_a_sampled_position_keeps_its_value_and_knows_neighbours_from_other_list
             assert np.isnan(shown) if place not in known else shown == value_of(*place)
 
 
-def test_layers_that_sample_the_same_positions_share_the_texts_around_them() -> None:
-    texts, places = ShownTexts(Texts()), np.array([3, 1], dtype=np.int64)
-    first = texts.around(places, places)
-    assert texts.around(places.copy(), places.copy()) is first
-    other = texts.around(places, places + 1)
-    assert other.position.tolist() == [4, 2]
-    assert texts.around(places, places).position.tolist() == [3, 1]
-
-
 def test_what_16_bits_cannot_hold_is_kept_wider() -> None:
-    texts = Texts()
+    texts = RandomTexts()
     given_ = windows([(0, 10)], texts, before=1, after=1)
     wide = np.array([1e5, 1e-9, -1e-12], dtype=np.float32)
     window = Windows(**{**vars(given_), "gate": wide, "in_": wide[::-1].copy()})
     found = unpack(pack_examples([window], ShownTexts(texts), vocabulary()))
     assert found["gate"].tolist() == wide.tolist()
     assert found["in"].tolist() == wide[::-1].tolist()
-
-
-NAMES = tuple((quadrant, ranked) for quadrant in QUADRANTS for ranked in ("gate", "post"))
-
-
-@pytest.mark.parametrize("number", [np.float16, np.float32])
-@given(seed=st.integers(0, 1 << 16), signs=st.lists(st.sampled_from([1, -1]), min_size=1, max_size=4))
-def test_a_page_gets_the_lists_of_its_view_cut_to_what_it_shows(number: type, seed: int, signs: list[int]) -> None:
-    generator = np.random.default_rng(seed)
-
-    def example() -> dict[str, Any]:
-        length = int(generator.integers(1, 100))
-        start = int(generator.integers(0, 50))
-        gate, in_ = generator.normal(size=(2, length)).astype(number)
-        if generator.random() < 0.2:
-            gate[0] = in_[0] = np.nan  # not routed here
-        position, token = start + int(generator.integers(length)), generator.integers(0, 99, length).tolist()
-        value, post = generator.normal(size=2).astype(np.float32).tolist()
-        return {
-            "value": value, "post": post, "text": int(generator.integers(9)), "position": position, "start": start,
-            "token": token, "gate": list(gate), "in": list(in_),
-        }  # fmt: skip
-
-    stored = {name: [[example() for _ in range(generator.integers(0, MOST_EXAMPLES + 3))] for _ in signs] for name in NAMES}
-    of_cells = pa.list_(pa.from_numpy_dtype(number))
-    kinds = {"value": pa.float32(), "post": pa.float32(), "token": pa.list_(pa.int32()), "gate": of_cells, "in": of_cells}
-    row = pa.struct([(name, kinds.get(name, pa.int32())) for name in example()])
-    columns = {name: ExampleColumn.from_arrow(pa.array(lists, pa.list_(row))) for name, lists in stored.items()}
-    ranked = RankedExamples(columns, NAMES, np.array(signs))
-    for neuron, sign in enumerate(signs):
-        found = ranked.of(neuron)
-        expected = [stored[oriented_quadrant(quadrant, sign), of][neuron][:MOST_EXAMPLES] for quadrant, of in NAMES]
-        assert found.lists == [len(examples) for examples in expected]
-        odd = [of == "post" for (_, of), examples in zip(NAMES, expected, strict=True) for _ in examples]
-        cell = 0
-        for at, one in enumerate(example for examples in expected for example in examples):
-            assert found.value[at] == (sign if odd[at] else 1) * one["value"]
-            assert found.post[at] == sign * one["post"]
-            assert (found.text[at], found.position[at]) == (one["text"], one["position"])
-            shown = [
-                (token, gate, sign * in_)
-                for place, token, gate, in_ in zip(range(one["start"], 999), one["token"], one["gate"], one["in"], strict=False)
-                if -MOST_BEFORE <= place - one["position"] <= MOST_AFTER
-            ]
-            assert found.low[at] == max(one["start"], one["position"] - MOST_BEFORE)
-            cells = slice(cell, cell := cell + int(found.length[at]))
-            for values, wanted in zip((found.token, found.gate, found.in_), zip(*shown, strict=True), strict=True):
-                np.testing.assert_array_equal(values[cells], wanted)
-        assert cell == len(found.token)
-        known = np.arange(cell) if found.known is None else found.known
-        np.testing.assert_array_equal(known, np.flatnonzero(~np.isnan(found.gate)))
-        assert found.gate.dtype == number

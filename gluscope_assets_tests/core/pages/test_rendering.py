@@ -16,7 +16,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, write_parquet
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.pages import rendering
-from gluscope_assets.core.pages.rendering import LayerSource, RenderReport, render_layers
+from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.rendering import RenderReport, render_layers
 from gluscope_assets_tests.support.layer_sources import KEY, sources_of, write_inputs
 from gluscope_assets_tests.support.synthetic import Study
 

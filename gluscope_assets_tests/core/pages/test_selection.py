@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.pages.selection import STATISTICS, check_lists, chosen_neurons, top_neurons, with_lists
-from gluscope_assets.core.pages.site_map import Part, SiteMap, parts_of, ranges
+from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.orientation import scan_neurons
@@ -219,45 +218,3 @@ def test_lists_beyond_a_layer_are_refused() -> None:
 def test_words_that_name_no_neurons_are_refused(neurons: object) -> None:
     with pytest.raises(ValidationError):
         PageSelection.model_validate({"checkpoints": "all", "neurons": neurons})
-
-
-@given(st.sets(st.integers(0, 60)))
-def test_ranges_hold_the_same_neurons(neurons: set[int]) -> None:
-    found = ranges(sorted(neurons))
-    assert [neuron for first, end in found for neuron in range(first, end)] == sorted(neurons)
-    assert all(first < end for first, end in found)
-    assert all(before[1] < after[0] for before, after in pairwise(found))
-
-
-@pytest.mark.parametrize(
-    ("layout", "parts"),
-    [
-        ([("mlp", None, 5)], ()),
-        ([("mlp.experts", 3, 4)], (Part("mlp.experts", 3, 0, 12),)),
-        ([("mlp.experts", 1, 4)], (Part("mlp.experts", 1, 0, 4),)),
-        (
-            [("mlp.experts", 3, 4), ("mlp.shared_expert", None, 2)],
-            (Part("mlp.experts", 3, 0, 12), Part("mlp.shared_expert", None, 12, 2)),
-        ),
-        ([("first", None, 3), ("second", None, 2)], (Part("first", None, 0, 3), Part("second", None, 3, 2))),
-        ([("first", 2, 1), ("second", 3, 1)], (Part("first", 2, 0, 2), Part("second", 3, 2, 3))),
-    ],
-)
-def test_parts_are_the_runs_of_the_statistics(
-    tmp_path: Path, layout: list[tuple[str, int | None, int]], parts: tuple[Part, ...]
-) -> None:
-    rows = [
-        {"mlp": mlp, "expert": expert, "index": index}
-        for mlp, experts, width in layout
-        for expert in ([None] if experts is None else range(experts))
-        for index in range(width)
-    ]
-    table = pa.table(
-        {
-            "mlp": pa.array([row["mlp"] for row in rows]),
-            "expert": pa.array([row["expert"] for row in rows], pa.int32()),
-            "index": pa.array([row["index"] for row in rows], pa.int32()),
-        }
-    )
-    write_parquet(table, tmp_path / "statistics.parquet", {})
-    assert parts_of(tmp_path / "statistics.parquet") == parts

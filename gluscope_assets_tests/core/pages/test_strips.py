@@ -13,7 +13,7 @@ from gluscope_assets.core.pages.strips import (
     TOKENS_AFTER,
     TOKENS_BEFORE,
     neurons_together,
-    write_training,
+    write_layer_strips,
 )
 from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study: Study, tmp_path: Path) -> None:
     keys = ["early-0000000", "late-1111111"]
-    size = write_training(tmp_path, 0, tables(study, keys), range(study.width), 8, study.corpus, study.decoder)
+    size = write_layer_strips(tmp_path, 0, tables(study, keys), range(study.width), 8, study.corpus, study.decoder)
     (path,) = (tmp_path / "00").iterdir()
     assert size == path.stat().st_size
     found = read(path)
@@ -74,6 +74,6 @@ def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study:
 def test_only_runs_with_a_wanted_neuron_are_written(study: Study, tmp_path: Path) -> None:
     keys = [f"step-{number}" for number in range(40)]
     assert neurons_together({3: tables(study, keys)}) == 1
-    write_training(tmp_path, 3, tables(study, keys), [1, 4], 1, study.corpus, study.decoder)
+    write_layer_strips(tmp_path, 3, tables(study, keys), [1, 4], 1, study.corpus, study.decoder)
     assert sorted(path.name for path in (tmp_path / "03").iterdir()) == ["1.js", "4.js"]
     assert [len(checkpoint["shares"]) for checkpoint in read(tmp_path / "03" / "4.js")["checkpoints"]] == [1] * 40

@@ -149,8 +149,8 @@ def test_a_large_layer_is_a_grid_with_a_square_for_every_neuron() -> None:
                 assert (column, int(row)) not in filled
                 filled[column, int(row)] = shade
     layer = many.finding
-    x = np.floor(COLUMNS * figure.across.places(layer.cosine)).astype(int)
-    y = np.floor(ROWS * (1 - figure.up.places(layer.frequency))).astype(int)
+    x = np.floor(COLUMNS * figure.across.shares(layer.cosine)).astype(int)
+    y = np.floor(ROWS * (1 - figure.up.shares(layer.frequency))).astype(int)
     assert filled.keys() == set(zip(x.tolist(), y.tolist(), strict=True))
     squares, counts = np.unique(np.stack([x, y], axis=1), axis=0, return_counts=True)
     shades = [filled[column, row] for column, row in squares.tolist()]
@@ -168,7 +168,7 @@ def test_axes_hold_their_values_and_have_few_round_ticks(low: float, high: float
     assert 1 <= len(axis.ticks) <= 5
     for tick in axis.ticks:
         assert axis.low <= tick.value <= axis.high
-        assert tick.place == pytest.approx(100 * (tick.value - axis.low) / (axis.high - axis.low))
+        assert tick.percent == pytest.approx(100 * (tick.value - axis.low) / (axis.high - axis.low))
         assert round(tick.value, tick.decimals) == pytest.approx(tick.value), "a tick's label is its place"
 
 

@@ -20,19 +20,20 @@ from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.figures import BOX
 from gluscope_assets.core.site.gate_finding import correlation, gate_frequency_finding
+from gluscope_assets.core.site.layer_rows import CLASSES
 from gluscope_assets.core.site.links import broken_links
-from gluscope_assets.core.site.overview import (
-    CLASSES,
-    FEWEST_POSITIONS,
-    LISTED,
-    MeasuredCheckpoint,
-    Measurement,
-    Overview,
-    Pass,
-    overview_of,
+from gluscope_assets.core.site.measured import MeasuredCheckpoint, Measurement, Pass
+from gluscope_assets.core.site.overview import Overview, overview_of
+from gluscope_assets.core.site.overview_figures import (
+    MOST_GAPS,
+    MOST_LINES,
+    class_bars,
+    quadrant_bars,
+    spread,
+    training_figures,
 )
-from gluscope_assets.core.site.overview_figures import MOST_GAPS, MOST_LINES, class_bars, quadrant_bars, spread, training_of
 from gluscope_assets.core.site.site import render_site
+from gluscope_assets.core.site.unusual import FEWEST_POSITIONS, LISTED
 
 POSITIONS = 1000
 
@@ -216,7 +217,7 @@ def test_the_finding_is_that_of_the_last_checkpoint_with_data(tmp_path: Path) ->
 def test_a_study_without_data_has_an_empty_overview(checkpoints: list[tuple[str, list[LayerTables]]]) -> None:
     overview = overview_of(checkpoints)
     assert (overview.checkpoints, overview.finding, overview.unusual, overview.last) == ((), None, (), None)
-    assert training_of(overview) is None
+    assert training_figures(overview) is None
 
 
 def scores(name: str, made: Study, chance: float) -> dict[tuple[int, int], float]:
@@ -263,10 +264,10 @@ def test_unusual_neurons_are_those_of_plain_loops(tmp_path: Path, experts: bool)
         for one in ranking.neurons:
             assert all(np.isfinite(one.values))
             if experts:
-                assert one.place is not None
-                assert (one.place.expert, one.place.index) == (one.neuron // 3, one.neuron % 3)
+                assert one.mlp_index is not None
+                assert (one.mlp_index.expert, one.mlp_index.index) == (one.neuron // 3, one.neuron % 3)
             else:
-                assert one.place is None
+                assert one.mlp_index is None
 
 
 def test_one_checkpoint_has_no_movement_and_no_baseline_no_chance(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_one_checkpoint_has_no_movement_and_no_baseline_no_chance(tmp_path: Path
     assert "Moved most in training" not in names
     assert "Writes along what it reads" not in names
     assert len(names) == 4
-    assert training_of(overview) is None
+    assert training_figures(overview) is None
     assert overview.last is not None
     assert all(layer.moved is None and layer.compared == 0 for layer in overview.last.layers)
 
@@ -287,7 +288,7 @@ def test_a_missing_file_and_an_unknown_class_are_one_sentence(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"weights-0\.parquet does not exist"):
         overview_of([("a-0000000", [tables])])
     layer.classes[7] = "sideways"
-    with pytest.raises(InputError, match=r"weights-0\.parquet has the class sideways for neuron 7.*materialize") as raised:
+    with pytest.raises(InputError, match=r"weights-0\.parquet has the class sideways for neuron 7.*gluscope build") as raised:
         overview_of([("a-0000000", [layer.write(tmp_path, 0)])])
     assert "\n" not in str(raised.value)
 
@@ -314,9 +315,9 @@ def test_shares_add_up_and_stay_in_their_range(
         for figure in (quadrant_bars(checkpoint.layers), class_bars(checkpoint.layers)):
             for bar in figure.bars if figure else ():
                 assert 0 <= bar.left < bar.left + bar.width <= 100 + 1e-9
-                for part in bar.parts:
-                    assert 0 <= part.top < part.top + part.height <= 100 + 1e-9
-                    assert 0 <= part.hatched <= part.height + 1e-9
+                for segment in bar.segments:
+                    assert 0 <= segment.top < segment.top + segment.height <= 100 + 1e-9
+                    assert 0 <= segment.hatched <= segment.height + 1e-9
     for ranking in overview.unusual:
         ordered = [one.score for one in ranking.neurons]
         assert ordered == sorted(ordered, reverse=True)
@@ -353,18 +354,18 @@ def test_bars_stack_their_shares_and_labels_name_all_kinds(tmp_path: Path) -> No
     assert classes.hatched
     assert not quadrants.hatched
     for bar, layer in zip(quadrants.bars, layers, strict=True):
-        heights = {part.kind: part.height for part in bar.parts}
+        heights = {segment.kind: segment.height for segment in bar.segments}
         assert bar.layer == layer.layer
         assert [heights[kind] for kind in range(4)] == pytest.approx([100 * share for share in layer.shares or ()])
-        tops = {part.kind: part.top for part in bar.parts}
+        tops = {segment.kind: segment.top for segment in bar.segments}
         assert [tops[kind] for kind in range(4)] == pytest.approx(
             [100 * sum((layer.shares or ())[:kind]) for kind in range(4)], abs=1e-9
         )
     for bar, layer in zip(classes.bars, layers, strict=True):
-        for part in bar.parts:
-            assert part.height == pytest.approx(100 * layer.classes[part.kind] / layer.neurons)
-            assert part.hatched == pytest.approx(100 * layer.atypical[part.kind] / layer.neurons)
-        assert sum(part.height for part in bar.parts) == pytest.approx(100)
+        for segment in bar.segments:
+            assert segment.height == pytest.approx(100 * layer.classes[segment.kind] / layer.neurons)
+            assert segment.hatched == pytest.approx(100 * layer.atypical[segment.kind] / layer.neurons)
+        assert sum(segment.height for segment in bar.segments) == pytest.approx(100)
 
 
 def many(overview: Overview, layers: int, checkpoints: int) -> Overview:
@@ -392,10 +393,10 @@ def test_many_layers_are_numbered_in_steps_and_drawn_as_means_of_neighbours(tmp_
     assert not bars.gaps
     assert len(bars.bars) == 80 > MOST_GAPS
     assert [bar.layer for bar in bars.bars if bar.numbered] == list(range(0, 80, 10))
-    training = training_of(overview)
+    training = training_figures(overview)
     assert training is not None
     assert training.banded
-    assert len(training.places) == 20
+    assert len(training.checkpoints) == 20
     r, distance = training.correlation
     assert len(r.lines) == len(r.labels) == MOST_LINES
     assert [line.first for line in r.lines] == [0, *(line.last + 1 for line in r.lines[:-1])]
@@ -415,7 +416,7 @@ def test_many_layers_are_numbered_in_steps_and_drawn_as_means_of_neighbours(tmp_
 
 
 def test_a_layer_that_a_checkpoint_lacks_leaves_a_gap(tmp_path: Path) -> None:
-    training = training_of(overview_of(written(study(3), tmp_path)))
+    training = training_figures(overview_of(written(study(3), tmp_path)))
     assert training is not None
     assert not training.banded
     for plot in training.quadrants:

@@ -109,9 +109,10 @@ def test_broken_links_and_large_pages_are_found(study: Study, tmp_path: Path) ->
     assert len(oversized_pages(tmp_path, limit=1000)) == len(neuron_pages(tmp_path))
 
 
-def test_an_unknown_activation_is_one_sentence(study: Study, tmp_path: Path) -> None:
+def test_an_unknown_activation_is_one_sentence(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study", activation="warp")
     with pytest.raises(InputError, match="warp") as raised:
-        study.render(tmp_path, activation="warp")
+        study.render(tmp_path / "site")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.rglob("*.html"))
 
