@@ -105,7 +105,7 @@ def test_an_error_is_one_sentence_and_leaves_whole_pages(study: Study, tmp_path:
 @pytest.mark.usefixtures("always_processes")
 def test_a_missing_table_is_one_sentence_before_anything_is_written(study: Study, tmp_path: Path) -> None:
     sources = [replace(source, corpus=tmp_path / "none.parquet") for source in sources_of(study)]
-    with pytest.raises(InputError, match=r"none.parquet does not exist; materialize"):
+    with pytest.raises(InputError, match=r"none.parquet does not exist; run gluscope build"):
         render(tmp_path / "site", sources, 2)
     assert contents(tmp_path) == {}
 
