@@ -6,7 +6,8 @@ Only reads. What pages contain belongs to `core.pages`.
 import html
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,44 +28,50 @@ def broken_links(site: Path, pages: Iterable[Path] | None = None) -> list[str]:
 
     Without `pages`, all HTML files are read, and every page that the manifest names must exist.
     """
-    site = site.resolve()
-    problems = []
-    exists: dict[Path, bool] = {}
-    fragments: dict[Path, set[str]] = {}
+    links = _Links(site.resolve())
+    if pages is not None:
+        return [problem for page in pages for problem in links.broken_in(page.resolve())]
+    broken = [problem for page in sorted(links.site.rglob("*.html")) for problem in links.broken_in(page)]
+    return [*broken, *links.missing_pages()]
 
-    def is_there(path: Path) -> bool:
-        if path not in exists:
-            exists[path] = path.is_file()
-        return exists[path]
 
-    for page in sorted(site.rglob("*.html")) if pages is None else pages:
-        page = page.resolve()
-        text = page.read_text(encoding="utf-8")
-        fragments[page] = set(_IDENTITY.findall(text))
+class _Links:
+    """The files of a site and the elements of its pages that links lead to, each looked for once."""
+
+    def __init__(self, site: Path) -> None:
+        self.site = site
+        self._is_file = cache(Path.is_file)
+        self._fragments: dict[Path, set[str]] = {}
+
+    def broken_in(self, page: Path) -> Iterator[str]:
+        """One sentence for each broken link of a page."""
+        text, name = page.read_text(encoding="utf-8"), page.relative_to(self.site)
+        self._fragments[page] = set(_IDENTITY.findall(text))
         for reference in dict.fromkeys(_REFERENCE.findall(text)):
             link = urlsplit(html.unescape(reference))
             if link.scheme or link.netloc:
                 continue
-            name = page.relative_to(site)
             target = Path(os.path.normpath(page.parent / unquote(link.path))) if link.path else page
-            if link.path.startswith("/") or site not in target.parents:
-                problems.append(f"{name} links to {reference}, which is not relative to the site.")
-            elif not is_there(target):
-                problems.append(f"{name} links to {reference}, which does not exist.")
-            elif link.fragment and target.suffix == ".html":
-                if target not in fragments:
-                    fragments[target] = set(_IDENTITY.findall(target.read_text(encoding="utf-8")))
-                if unquote(link.fragment) not in fragments[target]:
-                    problems.append(f"{name} links to {reference}, and no element there has that id.")
-    if pages is None:
-        for entry in read_manifest(site)["checkpoints"]:
+            if link.path.startswith("/") or self.site not in target.parents:
+                yield f"{name} links to {reference}, which is not relative to the site."
+            elif not self._is_file(target):
+                yield f"{name} links to {reference}, which does not exist."
+            elif link.fragment and target.suffix == ".html" and unquote(link.fragment) not in self._fragments_of(target):
+                yield f"{name} links to {reference}, and no element there has that id."
+
+    def _fragments_of(self, page: Path) -> set[str]:
+        if page not in self._fragments:
+            self._fragments[page] = set(_IDENTITY.findall(page.read_text(encoding="utf-8")))
+        return self._fragments[page]
+
+    def missing_pages(self) -> Iterator[str]:
+        """One sentence for each page that the manifest names and the site lacks."""
+        for entry in read_manifest(self.site)["checkpoints"]:
             for layer in entry["layers"]:
-                for first, end in layer["pages"]:
-                    for neuron in range(first, end):
-                        target = site / page_file(entry["key"], layer["layer"], neuron)
-                        if not is_there(target):
-                            problems.append(f"{MANIFEST} names {target.relative_to(site)}, which does not exist.")
-    return problems
+                for neuron in (neuron for first, end in layer["pages"] for neuron in range(first, end)):
+                    name = page_file(entry["key"], layer["layer"], neuron)
+                    if not self._is_file(self.site / name):
+                        yield f"{MANIFEST} names {name}, which does not exist."
 
 
 def transferred_bytes(path: Path) -> int:
