@@ -3,9 +3,9 @@
 Paths are drawn in cells of the grid, so that nothing here depends on how large the picture is shown. Colours, sizes and words
 belong to the style sheet and the templates, the counts to `distribution`.
 
-Drawn by hand, because every page of a model with hundreds of thousands of neurons holds one: as paths of whole cells a picture
-takes a few KB and well under a millisecond, follows the page's colours in light and dark, and its quadrants swap with the
-view. A plotting library takes a hundred times as long and writes an element a cell.
+Drawn by hand, because every neuron's page holds a picture: as a few paths over whole cells it takes some KB and under a
+millisecond, follows the style sheet in light and dark, and turns with the view. Plotting libraries write an element a cell,
+with colours of their own, or need a script.
 """
 
 import math

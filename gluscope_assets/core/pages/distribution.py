@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Those that a page's tables show."""
+"""The quantiles that a page's tables show."""
 
 RANDOM_EXAMPLES = 8
 """Random examples of a quadrant."""

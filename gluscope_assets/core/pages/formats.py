@@ -65,7 +65,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def format_rows(numbers: Mapping[str, Iterable[float | None]]) -> Markup:
-    """The rows of a table of activations, `format_number` of each value. Those of in and post change sign between views."""
+    """The rows of a table of activations, `format_number` of each value. The rows of in and post change sign between views."""
     rows = []
     for activation, values in numbers.items():
         odd = " data-odd" if activation in ("in", "post") else ""

@@ -160,6 +160,7 @@ class LayerPages:
         return int(weights["orientation"]) if self.source.site_map.view == "oriented" else 1
 
     def _page(self, rows: NeuronRows) -> NeuronPage:
+        """One neuron's page: the template filled with what is said of it, and its examples packed for the page's script."""
         statistics, sign = rows.statistics, self._sign(rows.weights)
         neuron: int = statistics["neuron"]
         gate, in_ = rows.gate.astype(np.float32), rows.in_.astype(np.float32)
@@ -188,15 +189,13 @@ class LayerPages:
             chance=chance_cosines(self._baselines, rows.weights),
             data=DATA,
         )
-        facts = {"activation": self._activation, "special": self._special, "orientation": orientation, **facts}
-        numbers = f',"quadrants":[{",".join(quadrant.to_json() for quadrant in quadrants)}]'
         before, after = text.encode("utf-8", "replace").split(DATA.encode())
+        facts = {"activation": self._activation, "special": self._special, "orientation": orientation, **facts}
+        numbers = ",".join([quadrant.to_json() for quadrant in quadrants])
+        data = post_examples.to_json(facts, f',"quadrants":[{numbers}]')
         name = safe_json(f"{self.source.checkpoint_key}/{self.source.layer}/{neuron}")
-        script = other_examples.to_json({"quantiles": quantiles})
-        files = {
-            f"{neuron}.html": b"".join([before, post_examples.to_json(facts, numbers), after]),
-            f"{neuron}.js": b"".join([f"gluscope.provide({name},".encode(), script, b");\n"]),
-        }
+        script = [f"gluscope.provide({name},".encode(), other_examples.to_json({"quantiles": quantiles}), b");\n"]
+        files = {f"{neuron}.html": b"".join([before, data, after]), f"{neuron}.js": b"".join(script)}
         shares = [quadrant.share for quadrant in quadrants]
         summary = NeuronSummary(neuron, mlp_index, shares, rows.weights["class"], best_example(quadrants))
         return NeuronPage(neuron, files, summary)

@@ -208,7 +208,7 @@ def weights_view(weights: Mapping[str, Any], sign: int, vocabulary: Vocabulary) 
 def chance_cosines(baselines: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[str, str] | None:
     """How large 98 of 100 cosines of w_in and w_out of mismatched neurons are at most, and of random directions.
 
-    `baselines` are those of the layer, as `core.model.weights` records them; None if there is none for the neuron's MLP.
+    `baselines` are by MLP, as `core.model.weights` records them for the layer; None if the neuron's MLP has none.
     """
     name = weights["mlp"] if weights["expert"] is None else f"{weights['mlp']}, expert {weights['expert']}"
     mismatched = baselines.get(name, {})

@@ -3,9 +3,9 @@
 Windows (`windows`) of one text that touch or overlap are stored once, as a segment; every example points into one. How a
 page shows them belongs to the templates and to `site/static/neuron.js`.
 
-The format is made by hand, because a page is read from file:// as well, by a browser that has no reader of Arrow, Parquet or
-MessagePack, and because a hundred windows in 30 KB are what makes a page for every neuron of a model affordable: a general
-format would store shared positions twice or cost the page a library that is larger than its data.
+The format is made by hand, because small pages for all neurons are what the project exists for: a browser has no reader of
+Arrow or Parquet, a library that reads them is larger than a page, and a general format would store the positions that windows
+share again for each of them.
 """
 
 import base64
@@ -48,7 +48,7 @@ class PackedExamples:
     identities: Integers
     """[pieces], the token of each piece."""
     split: list[str]
-    """The last pieces, which are those of tokens that split a character and stand for what they show in a text."""
+    """What the last pieces show: tokens that split a character show something else in each text."""
 
     def shown(self, at: Integers, vocabulary: Vocabulary) -> list[str]:
         """The texts of the pieces that `piece` names `at` some of its positions."""
@@ -214,7 +214,7 @@ class _Wide(NamedTuple):
 
 
 def _narrow(values: Kept) -> tuple[npt.NDArray[np.float16], _Wide]:
-    """`values` in 16 bits, 0 in place of those that these cannot hold, which come apart."""
+    """`values` in 16 bits, 0 for values that these cannot hold, which come beside them."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = values.astype(np.float16)
     # As bits, which are compared faster than 16-bit floats. NaN stays: it marks what has no value.

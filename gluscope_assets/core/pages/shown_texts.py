@@ -55,7 +55,7 @@ class ShownTexts:
             return [self.source_of(text) for text in texts]
 
     def around(self, text: Integers, position: Integers) -> SampleWindows:
-        """The windows around sampled positions, two arrays [sample]. Those that were asked for last are kept."""
+        """The windows around sampled positions, two arrays [sample]. What was asked for last is kept."""
         sample = self._sample
         if sample is None or not (np.array_equal(sample.text, text) and np.array_equal(sample.position, position)):
             sample = self._sample = SampleWindows(text, position, self.tokens_of)

@@ -5,8 +5,8 @@ comes from `measured` (what was measured, and how), `overview` (numbers over the
 (the neurons that stand out) and `gate_finding` (the paper's correlation), all from the rows of `layer_rows`; `figures` and
 `overview_figures` draw it. `links` looks for broken links and pages that are too large.
 
-What does not belong here: pages of neurons and of layers (`core.pages`), the dataset beside them (`core.exchange`), publishing and
-serving (`core.publishing`, `core.serve`), and looks, which lie in `site/` as templates, style sheets and scripts.
+What does not belong here: pages of neurons and of layers (`core.pages`), the dataset beside them (`core.exchange`), publishing
+and serving (`core.publishing`, `core.serve`), and looks, which lie in `site/` as templates, style sheets and scripts.
 """
 
 __all__ = ["links", "measured", "overview", "site"]

@@ -5,7 +5,7 @@ depends on how large the plot is shown. Colours, sizes and words belong to the s
 `gate_finding`.
 
 Drawn by hand: the figures stand in static pages that load nothing, follow the style sheet in light and dark, and hold thousands
-of marks in a few paths. Plotting libraries write an element a mark with colours and fonts of its own, or need a script.
+of marks in a few paths. Plotting libraries write an element a mark, with colours and fonts of their own, or need a script.
 """
 
 import math
@@ -25,7 +25,7 @@ COLUMNS, ROWS = 48, 36
 """Squares of a grid."""
 MOST_TICKS = 5
 LAYINGS = 4
-"""Marks are spread over so many paths: those of one path do not darken where they overlap, those of several do."""
+"""Marks are spread over so many paths: marks of one path do not darken where they overlap, marks of several do."""
 MARGIN = 0.04
 """What an axis reaches beyond the values, as a share of their span."""
 

@@ -70,7 +70,7 @@ def seen_rows(rows: pl.DataFrame) -> pl.DataFrame:
 def distances(before: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """`neuron` and `moved`, the total variation distance ½ Σ |p - q| of its raw shares, of neurons that saw a position at both.
 
-    Raw, because the orientation of a neuron may flip while its weights hardly change, and shares would change places.
+    Raw, because the orientation of a neuron may flip while its weights hardly change, and in+ and in- would swap.
     """
     first, second = (seen_rows(frame).select("neuron", *COUNTS, "zero") for frame in (before, rows))
     both = second.join(first, on="neuron", suffix="_before", maintain_order="left")

@@ -1,6 +1,6 @@
 """What the numbers of a study were measured on, and how: what the index says of corpus, checkpoints and forward passes.
 
-Values only. Where they are recorded is known to who makes them; how the index shows them belongs to the template
+Values only. Recording them belongs to whoever runs the stages, how the index shows them to the template
 `overview_measured.html`, the numbers themselves to `overview`.
 """
 

@@ -107,7 +107,7 @@ class UnusualNeurons:
     def add_layer(self, layer: int, rows: pl.DataFrame, first: pl.DataFrame | None, provenance: Mapping[str, object]) -> None:
         """Rank the neurons of one more layer.
 
-        `rows` are its rows, `first` those of the layer at the first checkpoint, None if that is this one or lacks the layer,
+        `rows` are the layer's, `first` its rows at the first checkpoint, None if that is this one or lacks the layer,
         `provenance` what is recorded in the layer's table of weights.
         """
         ranked = _ranked_rows(rows, first, provenance)

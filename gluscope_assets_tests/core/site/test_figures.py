@@ -13,6 +13,14 @@ from gluscope_assets.core.site.gate_finding import Finding, LayerFinding, correl
 from gluscope_assets.core.site.overview import CheckpointSummary, Overview
 from gluscope_assets.core.site.site import render_site
 
+POSITIONS = 1000
+
+
+def random_layer(seed: int, neurons: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts [2, neurons] of gate+ in+ and gate+ in-, and cosines [neurons]."""
+    random = np.random.default_rng(seed)
+    return random.integers(0, POSITIONS // 2, (2, neurons)), random.uniform(-1, 1, neurons).astype(np.float32)
+
 
 def finding_of(*sizes: int) -> Finding:
     layers = []
