@@ -9,6 +9,7 @@ with colours of their own, or need a script.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gluscope_assets.core.pages.distribution import Density, Edges, ticks
+from gluscope_assets.core.pages.distribution import Density, Edges
 
 MOST_TICKS = 5
 SHADES = 5
@@ -121,3 +122,14 @@ def _bars(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[tuple[in
     """(cell, length) of each bar that is not empty. Nothing that is there has no length."""
     lengths = np.ceil(BAR * counts / max(int(counts.max()), 1)).astype(int).tolist()
     return [(cell, length) for cell, length in enumerate(lengths) if length]
+
+
+def ticks(low: float, high: float, most: int) -> Sequence[float]:
+    """Round numbers from `low` to `high`, 0 among them, at most so many."""
+    span = high - low
+    exponent = math.floor(math.log10(span)) - 2
+    for step in (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5)):
+        numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+        if len(numbers) <= most:
+            return [float(f"{number * step:.6g}") for number in numbers]
+    return [0.0]

@@ -5,7 +5,6 @@ texts around sampled positions to `windows`.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -184,14 +183,3 @@ def frequency_interval(count: int, positions: int) -> tuple[float, float] | None
     half = CONFIDENCE * math.sqrt(share * (1 - share) / positions + z2 / (4 * positions**2)) / (1 + z2 / positions)
     # The share itself is inside, whatever rounding says.
     return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)
-
-
-def ticks(low: float, high: float, most: int) -> Sequence[float]:
-    """Round numbers from `low` to `high`, 0 among them, at most so many."""
-    span = high - low
-    exponent = math.floor(math.log10(span)) - 2
-    for step in (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5)):
-        numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-        if len(numbers) <= most:
-            return [float(f"{number * step:.6g}") for number in numbers]
-    return [0.0]

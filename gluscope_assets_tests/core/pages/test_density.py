@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gluscope_assets.core.model.activation import activation_function
-from gluscope_assets.core.pages.density import picture_of
+from gluscope_assets.core.pages.density import picture_of, ticks
 from gluscope_assets.core.pages.distribution import SampledNeuron
 
 SILU = activation_function("silu")
@@ -29,3 +31,11 @@ def test_the_picture_grows_upwards_and_to_the_right() -> None:
     assert lower == f"M0 {picture.rows - 1}.5h1"
     assert picture.most == 2
     assert [tick.value for tick in picture.up] == sorted(tick.value for tick in picture.up)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.integers(3, 7))
+def test_ticks_are_few_and_round_and_hold_zero(below: float, above: float, most: int) -> None:
+    numbers = ticks(-below, above, most)
+    assert 1 <= len(numbers) <= most
+    assert 0 in numbers
+    assert all(-below * 1.000001 <= tick <= above * 1.000001 for tick in numbers)

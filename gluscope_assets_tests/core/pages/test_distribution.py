@@ -13,7 +13,6 @@ from gluscope_assets.core.pages.distribution import (
     RANDOM_EXAMPLES,
     SampledNeuron,
     frequency_interval,
-    ticks,
 )
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS
 
@@ -109,11 +108,3 @@ def test_the_interval_solves_wilsons_equation(count: int, more: int) -> None:
             # The bounds are where the observed share is 1.96 standard errors of the bound away.
             distance = abs(count / positions - bound)
             assert distance == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / positions), rel=1e-4, abs=1e-12)
-
-
-@given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.integers(3, 7))
-def test_ticks_are_few_and_round_and_hold_zero(below: float, above: float, most: int) -> None:
-    found = ticks(-below, above, most)
-    assert 1 <= len(found) <= most
-    assert 0 in found
-    assert all(-below * 1.000001 <= tick <= above * 1.000001 for tick in found)
