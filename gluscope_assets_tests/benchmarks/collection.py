@@ -203,7 +203,7 @@ class Subject:
             shards.write_shard(state.aggregate(layer), self.folder / "shards", 0, self.corpus.n_tokens, footer)
         neurons = sum(mlp.width for mlp in self.mlps)
         paths = list(self.folder.rglob("shards/*/*/*.parquet"))
-        sizes = {name: sum(path.stat().st_size for path in paths if path.name == name) for name in AGGREGATE_FILES}
+        sizes = {Path(name).stem: sum(path.stat().st_size for path in paths if path.name == name) for name in AGGREGATE_FILES}
         sizes["windows"] = sum(window_bytes(path) for path in paths if path.stem == "examples")
         return {name: size / neurons for name, size in sizes.items()}
 
