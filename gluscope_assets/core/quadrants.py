@@ -28,6 +28,12 @@ def column(quadrant: str, activation: str) -> str:
     return f"{quadrant}_{activation}"
 
 
+def signs_of(quadrant: str) -> tuple[str, str]:
+    """The signs of gate and of in: `+` and `-` for `gate+_in-`."""
+    gate, in_ = quadrant.split("_")
+    return gate[-1], in_[-1]
+
+
 def oriented_quadrant(quadrant: str, orientation: int) -> str:
     """The quadrant's name once in is multiplied by the orientation: for -1, in+ and in- swap."""
     if orientation >= 0:

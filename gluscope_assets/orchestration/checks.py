@@ -11,23 +11,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from gluscope_assets.core.collect.shards import LAYERS_AT_ONCE
+from gluscope_assets.core.collect.verify import CHECKS, verify_aggregate
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.paths import StudyFolder, layer_neuron_pages
 from gluscope_assets.core.site.links import PAGE_LIMIT, broken_links, oversized_pages
 from gluscope_assets.orchestration.partitions import by_checkpoint, keys_of_run
 from gluscope_assets.orchestration.resources import Storage
 from gluscope_assets.study.study import Study
-
-AGGREGATE_CHECKS = {
-    "counts_add_up": "In every neuron the four counts and the zeros equal the counted tokens.",
-    "signs_fit_quadrants": "Every statistic and every example has the signs of its quadrant.",
-    "lists_are_ordered": "Example lists are ordered and hold a text at most once.",
-    "sums_fit_largest": "No |sum| exceeds count × largest |value|, and sums of squares fit sums.",
-    "nothing_is_nan": "No number is NaN or infinite, and only empty quadrants have no statistics.",
-    "post_is_act_times_in": "post = act(gate) · in at every peak.",
-    "windows_hold_their_peak": "Each window's value at the peak equals the list's, to within the rounding of fp16.",
-}
-"""The checks of `verify_aggregate`, by name."""
 
 PROBLEMS_SHOWN = 20
 
@@ -43,18 +34,12 @@ def aggregate_checks(study: Study) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(
         name=f"{study.name}_aggregate_checks",
-        specs=[
-            dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
-            for name, description in AGGREGATE_CHECKS.items()
-        ],
+        specs=[dg.AssetCheckSpec(check.__name__, asset=asset, blocking=True, description=check.__doc__) for check in CHECKS],
     )
     def check_aggregates(context: dg.AssetCheckExecutionContext, storage: Storage) -> Iterator[dg.AssetCheckResult]:
-        from gluscope_assets.core.collect.shards import LAYERS_AT_ONCE
-        from gluscope_assets.core.collect.verify import verify_aggregate
-
         folder = storage.of(study)
         corpus = TokenizedCorpus.open(folder.corpus)
-        problems: dict[str, list[str]] = {name: [] for name in AGGREGATE_CHECKS}
+        problems: dict[str, list[str]] = {check.__name__: [] for check in CHECKS}
         layers = built_layers(study, folder, context)
         aggregates = [folder.aggregate(key, layer) for key, layer in layers]
         with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:

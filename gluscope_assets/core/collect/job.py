@@ -187,28 +187,28 @@ class Job:
 
     @cached_property
     def corpus(self) -> TokenizedCorpus:
+        """All texts."""
         return TokenizedCorpus.open(self.collection.corpus)
 
     @cached_property
     def sample(self) -> Sample:
+        """The sampled positions of all texts."""
         return choose_sample(self.corpus, self.collection.options)
 
     @cached_property
     def shape(self) -> ModelShape:
+        """What the model has. InputError as `check_checkpoint`."""
         return check_checkpoint(self.collection.checkpoint, self.collection.model_layers, self.collection.stack)
 
     @cached_property
     def model(self) -> Any:
+        """The model with its weights. InputError as `load_model`."""
         collection = self.collection
         return load_model(collection.checkpoint, collection.dtype, self.device, collection.device_map)
 
     def _device_of(self, mlp: GatedMLP) -> str:
         """Where the weights of an MLP lie."""
         return str(self.model.get_parameter(mlp.gate.parameter).device)
-
-    @cached_property
-    def mlps(self) -> list[GatedMLP]:
-        return list(self.shape.mlps)
 
     @cached_property
     def computed_on(self) -> str:
@@ -297,7 +297,7 @@ class Job:
     ) -> list[Future[None]]:
         """One unit of work: forward the packs of a shard, and begin to write it for some layers."""
         collection, corpus = self.collection, self.corpus
-        mlps = [mlp for mlp in self.mlps if mlp.layer in set(layers)]
+        mlps = [mlp for mlp in self.shape.mlps if mlp.layer in set(layers)]
         with Forward(self.model, mlps, self.collection.stack) as forward:
             texts = np.flatnonzero(corpus.shards == shard)
             state = ShardState(corpus, texts, mlps, collection.options, self.sample, self.device, self._device_of)

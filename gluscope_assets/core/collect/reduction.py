@@ -19,7 +19,7 @@ from gluscope_assets.core.collect.forward import Batch
 from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.options import CollectionOptions
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, signs_of
 from gluscope_assets.core.tables.ranking import ACT_LISTS, NO_TEXT, best
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ def quadrant_weights(gate: Tensor, in_: Tensor, counted: Tensor) -> list[Tensor]
     """
     gate_signs, in_signs = _sign_weights(gate), _sign_weights(in_)
     in_signs = {name: sign * counted[..., None] for name, sign in in_signs.items()}
-    # The 5th and the 9th letter of a name such as gate+_in- are the signs.
-    return [gate_signs[quadrant[4]] * in_signs[quadrant[8]] for quadrant in QUADRANTS]
+    return [gate_signs[gate_sign] * in_signs[in_sign] for gate_sign, in_sign in map(signs_of, QUADRANTS)]
 
 
 def _sign_weights(values: Tensor) -> dict[str, Tensor]:
@@ -320,7 +319,7 @@ class LayerState:
                 several = (peak.sum(dim=1) > 1).nonzero()[:, 0]  # [tied peaks]
                 at, beside = token[several], of[several]  # [tied peaks, positions], [tied peaks, 1]
                 inside = peak[several] & counted[at]  # [tied peaks, positions]
-                for name, sign in (("gate", quadrant[4]), ("in", quadrant[8])):
+                for name, sign in zip(("gate", "in"), signs_of(quadrant), strict=True):
                     values = activation_of[name][at, beside]
                     inside &= (values > 0) if sign == "+" else (values < 0)
                 preference = peak.to(torch.float32)  # [chosen peaks, positions]

@@ -1,15 +1,17 @@
 """What must hold of a quadrant aggregate, whatever model and corpus it is of. Each check gives sentences, none if it holds.
 
-The checks look at the files as a reader would. They do not repeat the collection; the tests compare that with brute force.
+What belongs here: a function for each check, whose name and first line are shown to whoever reads the result. Checks look at
+the files as a reader would; they do not repeat the collection, which tests compare with brute force. torch is imported inside
+functions, because asset definitions name the checks.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from gluscope_assets.core.arrays import narrow
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
@@ -17,8 +19,11 @@ from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import STATISTICS_FILE
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, signs_of
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, read_aggregate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDING = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The spacing of a dtype's numbers, relative."""
@@ -35,7 +40,7 @@ class Subject:
     corpus: TokenizedCorpus
     options: CollectionOptions
     dtype: str
-    act: Callable[[torch.Tensor], torch.Tensor]
+    act: "Callable[[Tensor], Tensor]"
 
     def problems(self, wrong: npt.NDArray[np.bool_], where: str, what: str) -> Iterator[str]:
         """One sentence if any neuron (axis 0 of `wrong`) is wrong."""
@@ -51,7 +56,10 @@ class Subject:
 
 
 def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionOptions) -> dict[str, list[str]]:
-    """The problems of the aggregate in `folder`, by check. InputError if its activation function has no name."""
+    """The problems of the aggregate in `folder`, by the name of each of CHECKS.
+
+    InputError if the aggregate cannot be read or its activation function has no name.
+    """
     footer = read_provenance(folder / STATISTICS_FILE)
     act = activation_function(str(footer["activation"])).compute
     subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), act)
@@ -59,6 +67,7 @@ def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionO
 
 
 def counts_add_up(subject: Subject) -> Iterator[str]:
+    """In every neuron the four counts and the zeros equal the counted tokens."""
     aggregate, corpus = subject.aggregate, subject.corpus
     counted = corpus.n_tokens if subject.options.count_special_tokens else corpus.n_counted
     wrong = aggregate.count.sum(axis=0) + aggregate.zero != aggregate.routed
@@ -69,22 +78,24 @@ def counts_add_up(subject: Subject) -> Iterator[str]:
 
 
 def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
+    """Every statistic and every example has the signs of its quadrant."""
     aggregate = subject.aggregate
     for q, quadrant in enumerate(QUADRANTS):
         held = aggregate.count[q] > 0
-        for a, sign in ((0, quadrant[4]), (1, quadrant[8])):
+        for a, sign in enumerate(signs_of(quadrant)):
             total = aggregate.sum[q, a]
             wrong = held & (total <= 0 if sign == "+" else total >= 0)
             yield from subject.problems(wrong, column(quadrant, ACTIVATIONS[a]), "the sum has the wrong sign")
     for number, quadrant, activation, held in subject.lists():
         peak = subject.aggregate.window_before
         gate, in_ = aggregate.window_gate[number][..., peak], aggregate.window_in[number][..., peak]
-        for values, sign in ((gate, quadrant[4]), (in_, quadrant[8])):
+        for values, sign in zip((gate, in_), signs_of(quadrant), strict=True):
             wrong = held & (values <= 0 if sign == "+" else values >= 0)
             yield from subject.problems(wrong, column(quadrant, activation), "an example's peak lies in another quadrant")
 
 
 def lists_are_ordered(subject: Subject) -> Iterator[str]:
+    """Example lists are ordered and hold a text at most once."""
     aggregate = subject.aggregate
     for number, quadrant, activation, held in subject.lists():
         where = column(quadrant, activation)
@@ -106,6 +117,7 @@ def lists_are_ordered(subject: Subject) -> Iterator[str]:
 
 
 def sums_fit_largest(subject: Subject) -> Iterator[str]:
+    """No |sum| exceeds count × largest |value|, and sums of squares fit sums."""
     aggregate = subject.aggregate
     for q, quadrant in enumerate(QUADRANTS):
         held = aggregate.count[q] > 0
@@ -126,6 +138,7 @@ def sums_fit_largest(subject: Subject) -> Iterator[str]:
 
 
 def nothing_is_nan(subject: Subject) -> Iterator[str]:
+    """No number is NaN or infinite, and only empty quadrants have no statistics."""
     aggregate = subject.aggregate
     held = aggregate.count > 0
     for name in ("sum", "sum_of_squares", "largest"):
@@ -149,6 +162,9 @@ def nothing_is_nan(subject: Subject) -> Iterator[str]:
 
 
 def post_is_act_times_in(subject: Subject) -> Iterator[str]:
+    """post = act(gate) · in at every peak."""
+    import torch
+
     aggregate, peak = subject.aggregate, subject.aggregate.window_before
     for number, quadrant, activation, held in subject.lists():
         gate = torch.from_numpy(aggregate.window_gate[number][..., peak].astype(np.float64))
@@ -166,6 +182,9 @@ def post_is_act_times_in(subject: Subject) -> Iterator[str]:
 
 
 def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
+    """Each window's value at the peak equals the list's, to within the rounding of fp16."""
+    import torch
+
     aggregate, corpus, peak = subject.aggregate, subject.corpus, subject.aggregate.window_before
     for number, quadrant, activation, held in subject.lists():
         where = column(quadrant, activation)

@@ -20,7 +20,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import EXAMPLES_FILE
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, column
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, column, signs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -227,8 +227,8 @@ def _activations(
 
 def _peak(own: dict[str, Floats], counted: npt.NDArray[np.bool_], quadrant: str, activation: str, value: float) -> int:
     """The peak's position in a text, from the activations [tokens] of one neuron."""
-    sign_of = {"+": 1, "-": -1}
-    inside = counted & (np.sign(own["gate"]) == sign_of[quadrant[4]]) & (np.sign(own["in"]) == sign_of[quadrant[8]])
+    gate_sign, in_sign = (1 if sign == "+" else -1 for sign in signs_of(quadrant))
+    inside = counted & (np.sign(own["gate"]) == gate_sign) & (np.sign(own["in"]) == in_sign)
     ranked = own[activation]
     if not inside.any():
         # A gate or in within rounding of 0 has the other sign here.
