@@ -46,7 +46,7 @@ def test_provenance_is_in_the_footer_and_bytes_repeat(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist; materialize"):
+    with pytest.raises(InputError, match="does not exist; run gluscope build"):
         require_file(tmp_path / "none.parquet")
 
 

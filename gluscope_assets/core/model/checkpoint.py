@@ -69,7 +69,10 @@ class ModelShape:
 
 
 def resolve_checkpoint(options: CheckpointOptions) -> Checkpoint:
-    """Find the checkpoint's folder, downloading a Hub repository if need be, and hash its weights."""
+    """Find the checkpoint's folder, downloading a Hub repository if need be, and hash its weights.
+
+    InputError if the folder holds no config or no safetensors file, or as `hub_errors`.
+    """
     folder = options.path
     if folder is None:
         folder = _download(options.name, options.repository or "", options.revision, (*CONFIG_FILES, *WEIGHT_FILES))
@@ -100,7 +103,10 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 
 
 def fetch_config(repository: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch a Hub repository's config and tokenizer, without weights: the folder, and the commit of the revision."""
+    """Fetch a Hub repository's config and tokenizer, without weights: the folder, and the commit of the revision.
+
+    InputError as `hub_errors`.
+    """
     name = repository.split("/")[-1]
     folder = _download(name, repository, revision, CONFIG_FILES)
     # The Hub's cache names a folder by the commit.
@@ -146,7 +152,7 @@ def hub_errors(name: str, repository: str, revision: str | None) -> Iterator[Non
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the tokenizer's files, in hex."""
+    """SHA-256 over the tokenizer's files, in hex. InputError if there is none."""
     files = [checkpoint.folder / name for name in TOKENIZER_FILES if (checkpoint.folder / name).is_file()]
     if not files:
         raise InputError(f"Checkpoint {checkpoint.name}: {checkpoint.folder} has no tokenizer; save one beside its weights.")
@@ -154,7 +160,10 @@ def tokenizer_hash(checkpoint: Checkpoint) -> str:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
-    """The checkpoint's tokenizer, which treats special tokens written out in a text as plain text."""
+    """The checkpoint's tokenizer, which treats special tokens written out in a text as plain text.
+
+    InputError if there is none or it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     tokenizer_hash(checkpoint)
@@ -171,7 +180,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's transformers config."""
+    """The checkpoint's transformers config. InputError if it cannot be used, or needs code from the checkpoint."""
     from transformers import AutoConfig
 
     try:
@@ -193,7 +202,7 @@ def _first_line(error: Exception) -> str:
 
 
 def base_model(checkpoint: Checkpoint) -> "PreTrainedModel":
-    """The base model without its head and without weights, on the meta device."""
+    """The base model without its head and without weights, on the meta device. InputError if transformers cannot build it."""
     import torch
     from transformers import AutoModel
 

@@ -42,7 +42,7 @@ def find_candidates(options: DiscoveryOptions) -> tuple[list[Candidate], list[st
 
 
 def weights_hash(options: CheckpointOptions) -> str:
-    """The hash of a checkpoint's weights, without downloading those of a Hub repository."""
+    """The hash of a checkpoint's weights, of a Hub repository without downloading them. InputError as `resolve_checkpoint`."""
     return resolve_checkpoint(options).weights_hash if options.path is not None else _hash_on_hub(options)
 
 

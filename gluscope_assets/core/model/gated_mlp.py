@@ -1,6 +1,6 @@
 """What a gated MLP is: where its weights lie in a model, and the activations it computes.
 
-What belongs here: descriptions, plain data. How a model's gated MLPs are found is in `anatomy`, how a running model is
+What belongs here: descriptions, plain data. How a model is searched for its gated MLPs is in `anatomy`, how a running model is
 tapped in `taps`, what is computed from the tapped tensors in `reduction`.
 """
 

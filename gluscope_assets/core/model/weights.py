@@ -59,7 +59,7 @@ class Fold:
 
 
 def fold_of(norm: nn.Module, hidden: int) -> Fold:
-    """What a norm does, measured by running it, whatever its formula (w, 1 + w, LayerNorm)."""
+    """What a norm of `hidden` elements does, measured by running it, whatever its formula (w, 1 + w, LayerNorm)."""
     with torch.inference_mode():
         ones = torch.ones(hidden)
         ones[1::2] = -1
@@ -323,7 +323,10 @@ def write_neuron_weights(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> dict[int, pa.Table]:
-    """Write `destination(layer)` for each of `layers` and give their tables. Progress counts layers."""
+    """Write `destination(layer)` for each of `layers` and give their tables. Progress counts layers.
+
+    InputError as `read_anatomy` and `StoredTensors`.
+    """
     anatomy = read_anatomy(checkpoint, stack)
     model = base_model(checkpoint)
     reader = Reader(checkpoint, model, device)
