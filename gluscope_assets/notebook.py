@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -22,11 +22,9 @@ from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
-from gluscope_assets.core.tables.orientation import scan_neurons
+from gluscope_assets.core.tables.orientation import View, scan_list, scan_neurons
 from gluscope_assets.study.sources import built_checkpoints
 from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
-
-View = Literal["oriented", "raw"]
 
 COMPARED = (
     *(f"{quadrant}_routed_frequency" for quadrant in QUADRANTS),
@@ -105,20 +103,21 @@ class OpenedStudy:
         layers = self._layers(key)
         if layer is not None and layer not in layers:
             raise InputError(f"The study {self.study.name} has no layer {layer} at {key}; it has {_listed(layers)}.")
-        frames = [
-            self._list_of(key, number, quadrant, activation, neuron, _checked(view))
+        lists = [
+            scan_list(self.folder.tables(key, number), quadrant, activation, _checked(view), neuron)
             for number in (layers if layer is None else [layer])
             for quadrant, activation in LISTS
         ]
         documents = pl.scan_parquet(self.folder.corpus).select("document").with_row_index("text")
-        joined = pl.concat(frames).join(
+        joined = pl.concat(lists).join(
             documents.with_columns(pl.col("text").cast(pl.Int32)), on="text", how="left", maintain_order="left"
         )
         cells = pl.struct("text", "start", count=pl.col("token").list.len())
         decoder = _Pieces(self, self._checkpoints[key])
         tokens = cells.map_batches(decoder.of_windows, return_dtype=pl.List(pl.String), is_elementwise=True)
-        where = ["checkpoint", "layer", "neuron", "quadrant", "activation", "rank", "value", "post", "text", "position"]
-        return joined.select(*where, "document", "start", tokens.alias("tokens"), "gate", "in")
+        numbers = ["layer", "neuron", "quadrant", "activation", "rank", "value", "post", "text", "position"]
+        own = joined.with_columns(tokens.alias("tokens"), pl.lit(key).alias("checkpoint"))
+        return own.select("checkpoint", *numbers, "document", "start", "tokens", "gate", "in")
 
     def neuron(self, checkpoint: str | None, layer: int, neuron: int, view: View = "oriented") -> "Neuron":
         """One neuron with its statistics and examples; a notebook shows it as a table."""
@@ -193,43 +192,6 @@ class OpenedStudy:
     def corpus(self) -> TokenizedCorpus:
         """The tokenized texts."""
         return TokenizedCorpus.open(self.folder.corpus)
-
-    def _list_of(self, key: str, layer: int, quadrant: str, activation: str, neuron: int | None, view: View) -> pl.LazyFrame:
-        """The examples of one list of a layer, one row each, with token ids."""
-        rows = pl.scan_parquet(self.folder.tables(key, layer).examples)
-        signs = pl.scan_parquet(self.folder.weights(key, layer)).select("neuron", "orientation")
-        if neuron is not None:
-            rows, signs = (frame.filter(pl.col("neuron") == neuron) for frame in (rows, signs))
-        length = pl.col("entry").list.len()
-        entries = (
-            rows.select("layer", "neuron", entry=pl.col(column(quadrant, activation)))
-            .filter(length > 0)
-            .with_columns(rank=pl.int_ranges(1, length + 1, dtype=pl.Int32))
-            .explode("entry", "rank")
-            .unnest("entry")
-            .with_columns(pl.col("gate", "in").cast(pl.List(pl.Float32)))
-        )
-        flip = pl.lit(1, pl.Int8)
-        if view == "oriented":
-            entries = entries.join(signs, on="neuron", how="left", maintain_order="left")
-            flip = pl.col("orientation")
-        other = quadrant[:-1] + {"+": "-", "-": "+"}[quadrant[-1]]
-        return entries.select(
-            pl.lit(key).alias("checkpoint"),
-            "layer",
-            "neuron",
-            pl.when(flip < 0).then(pl.lit(other)).otherwise(pl.lit(quadrant)).alias("quadrant"),
-            pl.lit(activation).alias("activation"),
-            "rank",
-            pl.col("value") * flip if activation in ("in", "post") else pl.col("value"),
-            pl.col("post") * flip,
-            "text",
-            "position",
-            "start",
-            "token",
-            "gate",
-            pl.when(flip < 0).then(pl.col("in").list.eval(-pl.element())).otherwise(pl.col("in")).alias("in"),
-        )
 
 
 class _Pieces:

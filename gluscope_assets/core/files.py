@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +70,13 @@ def write_parquet(table: pa.Table, path: Path, provenance: Mapping[str, object],
             use_dictionary=[name for name, kind in names.items() if pa.types.is_string(kind)],
             write_statistics=[name for name, kind in names.items() if not pa.types.is_nested(kind)],
         )
+
+
+def leaf_paths(file: pq.ParquetFile, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """What to read of a file: the plain columns that are wanted and, of columns of lists of structs, the fields that are."""
+    paths = [file.schema.column(number).path for number in range(len(file.schema))]
+    names = [(path, path.split(".")) for path in paths]
+    return [path for path, (name, *inner) in names if name in wanted and (not inner or inner[-1] in wanted[name])]
 
 
 def read_provenance(path: Path) -> dict[str, object]:

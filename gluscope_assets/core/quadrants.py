@@ -11,6 +11,9 @@ QUADRANTS = ("gate+_in+", "gate+_in-", "gate-_in+", "gate-_in-")
 ACTIVATIONS = ("gate", "in", "act", "post")
 """gate and in are the pre-activations, act = σ(gate), post = act · in; in the order of every activation axis."""
 
+ODD = ("in", "post")
+"""The activations that change their sign with in, as the oriented view makes it do."""
+
 LISTS = tuple(
     (quadrant, activation)
     for quadrant in QUADRANTS

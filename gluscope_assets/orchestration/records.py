@@ -16,6 +16,7 @@ from gluscope_assets.core.files import hash_of
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.reports import StageReport, size_of
 from gluscope_assets.core.serve.server import HOST, PORT
+from gluscope_assets.core.tables import schema
 from gluscope_assets.orchestration.partitions import by_checkpoint, partition_key
 from gluscope_assets.orchestration.resources import Pace, ProgressDisplay, Storage
 from gluscope_assets.study.batch import LayerBatch
@@ -61,7 +62,7 @@ def metadata_of(footer: Mapping[str, object], report: StageReport, pace: Pace | 
     }
     if report.table is not None:
         metadata["dagster/row_count"] = pq.read_metadata(report.table).num_rows
-        metadata["dagster/column_schema"] = column_schema(report.table)
+        metadata["dagster/column_schema"] = column_schema(str(footer["stage"]))
     if report.table is not None and report.shown:
         metadata["rows"] = sample_rows(report.table, report.shown)
     if report.pages:
@@ -119,51 +120,15 @@ def data_version(fingerprints: Iterable[object]) -> dg.DataVersion:
     return dg.DataVersion(distinct[0] if len(distinct) == 1 else hash_of(*distinct)[:32])
 
 
-def column_schema(path: Path) -> dg.TableSchema:
-    """The columns of a Parquet file."""
-    fields = pq.read_schema(path)
-    return dg.TableSchema([dg.TableColumn(field.name, str(field.type), describe_column(field.name)) for field in fields])
-
-
-COLUMNS = {
-    "layer": "Layer, from 0.",
-    "neuron": "Neuron of the layer, from 0.",
-    "mlp": "Path of the neuron's gated MLP inside the layer.",
-    "expert": "The neuron's expert; null if it sees all tokens.",
-    "index": "Place in its MLP or expert.",
-    "routed": "Counted positions that the neuron sees.",
-    "positions": "Counted positions.",
-    "zero": "Counted positions where gate or in is exactly 0.",
-    "text": "Row of the text in the corpus.",
-    "document": "The document that the text was cut from.",
-    "start": "Where the text begins in its document, in tokens.",
-    "token": "Token ids.",
-    "pack": "The pack that the text is forwarded in.",
-    "shard": "The corpus shard of the text.",
-    "orientation": "Sign of w_gate · w_in; 0 counts as +1.",
-    "class": "Input-output class.",
-    "atypical": "Whether cos(w_gate, w_in) does not fit the class.",
-    "promoted": "Tokens that w_out raises most.",
-    "suppressed": "Tokens that w_out lowers most.",
-}
-STATISTICS = {
-    "count": "Positions in this quadrant.",
-    "sum": "Sum over the positions in this quadrant.",
-    "sum_of_squares": "Sum of squares over the positions in this quadrant.",
-    "min": "Smallest value in this quadrant; null if it is empty.",
-    "max": "Largest value in this quadrant; null if it is empty.",
-}
-
-
-def describe_column(name: str) -> str | None:
-    """What a column holds, where its name alone does not say it."""
-    if name in COLUMNS:
-        return COLUMNS[name]
-    if name.startswith("gate") and "_in" in name:
-        return next((text for ending, text in STATISTICS.items() if name.endswith(f"_{ending}")), None)
-    if name.startswith("cos_"):
-        return "Cosine of w_{} and w_{}.".format(*name.removeprefix("cos_").split("_"))
-    return None
+def column_schema(stage: str) -> dg.TableSchema:
+    """The columns of the table that a stage makes, as they are declared."""
+    table = {
+        "tokenized_corpus": schema.TEXTS,
+        "neuron_weights": schema.WEIGHTS,
+        "activation_shards": schema.STATISTICS,
+        "quadrant_aggregates": schema.STATISTICS,
+    }[stage]
+    return dg.TableSchema([dg.TableColumn(one.name, str(one.type), one.description) for one in table.stored])
 
 
 def sample_rows(path: Path, columns: Sequence[str], rows: int = 5) -> dg.MarkdownMetadataValue:

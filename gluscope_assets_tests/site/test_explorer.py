@@ -17,11 +17,12 @@ from playwright.sync_api import Browser, Page, expect
 from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages import explorer_columns
-from gluscope_assets.core.pages.explorer_columns import TOKENS_AFTER, TOKENS_BEFORE, write_columns
+from gluscope_assets.core.pages.explorer_columns import TOKENS_AFTER, TOKENS_BEFORE, token_columns, write_columns
 from gluscope_assets.core.pages.site_map import manifest_text
 from gluscope_assets.core.paths import MANIFEST
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
 from gluscope_assets.core.site.site import render_site
+from gluscope_assets.core.tables import schema
 from gluscope_assets_tests.site.conftest import LATE, needs_chromium, number
 from gluscope_assets_tests.support.synthetic import HOSTILE, Study
 
@@ -125,6 +126,47 @@ def in_table(page: Page, expected: list[tuple[int, int]]) -> None:
     drawn = names(page)
     assert drawn == expected[: len(drawn)]
     assert len(drawn) >= min(12, len(expected))
+
+
+# What it can show
+
+OWN = {"gate+_routed_frequency", "smallest_routed_frequency", "zero_routed_frequency", "change"}
+"""Fields that are no columns of the tables: the explorer computes them."""
+ONE_NEURON = """{
+  counts: [[1], [2], [3], [4]], quadrants: [[5], [6], [7], [8]], cosines: [[9], [10], [11]], seen: [12], zero: [2],
+  code: [0], classOf: [0], mlps: [["mlp", 1, 0, 2]],
+}"""
+
+
+def test_the_fields_are_the_declared_columns(page: Page, address: str) -> None:
+    """Each field needs the script that its column is declared for, and turns as the column is declared to."""
+    open_explorer(page, address)
+    fields = page.evaluate(
+        f"""() => {{
+          const numbers = [...gluscope.explorer.fields.values()].filter((field) => field.at && field.id !== "change");
+          const at = (field, flip) => field.at({ONE_NEURON}, 0, flip, {{ layer: 3 }});
+          return numbers.map((field) => [field.id, field.group, at(field, false), at(field, true)]);
+        }}"""
+    )
+    group_of = {name: group for name, group, *_ in fields if name not in OWN}
+    tokens = {name for names in token_columns().values() for name in names}
+    declared = {one.name: one for one in schema.neurons().columns if one.explorer and one.name not in tokens}
+    assert group_of == {name: one.explorer for name, one in declared.items()}
+    raw, turned = ({name: values[flip] for name, _, *values in fields} for flip in (0, 1))
+    for name, one in declared.items():
+        assert turned[name] == raw[one.counterpart] * (-1 if one.changes_sign() else 1), name
+
+
+def test_the_roles_of_tokens_are_the_declared_lists(page: Page, address: str) -> None:
+    open_explorer(page, address)
+    roles = page.evaluate("() => Object.values(gluscope.explorer.ROLES)")
+    shown = {(group, raw[0]): turned[0] for _, group, raw, turned in roles if group != "tokens-peaks"}
+    declared = {
+        (group, place): names.index(schema.WEIGHTS[name].counterpart)
+        for group, names in token_columns().items()
+        for place, name in enumerate(names)
+    }
+    assert shown == declared
 
 
 # The table

@@ -20,6 +20,7 @@ from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, signs_of
+from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.aggregate import NO_EXPERT, NO_TOKEN, Aggregate, read_aggregate
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def nothing_is_nan(subject: Subject) -> Iterator[str]:
     """No number is NaN or infinite, and only empty quadrants have no statistics."""
     aggregate = subject.aggregate
     held = aggregate.count > 0
-    for name in ("sum", "sum_of_squares", "largest"):
+    for name in dict.fromkeys(stored.statistic for stored in schema.STATISTICS.stored if stored.activation):
         finite = np.isfinite(getattr(aggregate, name)).all(axis=1)
         yield from subject.problems((held & ~finite).T, name, "a statistic is NaN, infinite or missing")
     for name in ("value", "post"):

@@ -14,13 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.arrays import offsets_of
+from gluscope_assets.core.arrays import narrow, offsets_of
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import EXAMPLES_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, column, signs_of
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.examples import ExampleLists
+from gluscope_assets.core.tables.schema import widest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,16 +113,10 @@ def fill_windows(
     for ranked, of_neurons in zip(LISTS, lists, strict=True):
         name = column(*ranked)
         before, filled = examples[name].combine_chunks(), _list_column(of_neurons)
-        kind = filled.type if _is_wide(filled) else before.type
+        kind = widest(before.type, filled.type)
         joined = pa.concat_arrays([before.cast(kind), filled.cast(kind)]).take(pa.array(order))
         examples = examples.set_column(examples.schema.get_field_index(name), name, joined)
     return examples
-
-
-def lack_peaks(examples: pa.Table) -> bool:
-    """Whether some example of a table has no peak, as in imported tables that nobody has filled."""
-    lists = (examples[column(*ranked)].combine_chunks() for ranked in LISTS)
-    return any(of_neurons.flatten().field("position").null_count for of_neurons in lists)
 
 
 def write_windows(
@@ -243,27 +240,16 @@ def _list_column(of_neurons: list[list[dict[str, Any]]]) -> pa.ListArray:
     """A column of examples with their windows."""
     import torch
 
-    from gluscope_assets.core.arrays import narrow
-
     entries = [entry for of_neuron in of_neurons for entry in of_neuron]
-    cells = _offsets([len(entry["token"]) for entry in entries])
-    kinds = {"value": pa.float32(), "post": pa.float32(), "text": pa.int32(), "position": pa.int32(), "start": pa.int32()}
-    parts: dict[str, pa.Array] = {name: pa.array([entry[name] for entry in entries], kind) for name, kind in kinds.items()}
-    token = [np.zeros(0, dtype=np.int32), *(entry["token"] for entry in entries)]
-    parts["token"] = pa.ListArray.from_arrays(cells, pa.array(np.concatenate(token)))
-    for name in ("gate", "in"):
-        wide = np.concatenate([np.zeros(0, dtype=np.float32), *(entry[name] for entry in entries)])
-        values = narrow(torch.from_numpy(wide))[0].numpy()
-        parts[name] = pa.ListArray.from_arrays(cells, pa.array(values, mask=np.isnan(wide)))
-    struct = pa.StructArray.from_arrays(list(parts.values()), names=list(parts))
-    return pa.ListArray.from_arrays(_offsets([len(of_neuron) for of_neuron in of_neurons]), struct)
-
-
-def _offsets(lengths: list[int]) -> pa.Array:
-    return pa.array(np.cumsum([0, *lengths]).astype(np.int32))
-
-
-def _is_wide(filled: pa.ListArray) -> bool:
-    """Whether a value of a window does not fit float16."""
-    struct = filled.type.value_type
-    return any(pa.types.is_float32(struct.field(name).type.value_type) for name in ("gate", "in"))
+    fields: dict[str, npt.NDArray[Any] | None] = {}
+    for field in schema.EXAMPLE.stored:
+        values = [entry[field.name] for entry in entries]
+        if field.name in ("gate", "in"):
+            wide = np.concatenate([np.zeros(0, dtype=np.float32), *values])
+            fields[field.name] = narrow(torch.from_numpy(wide))[0].numpy()
+        elif pa.types.is_list(field.type):
+            fields[field.name] = np.concatenate([np.zeros(0, dtype=np.int32), *values])
+        else:
+            fields[field.name] = np.array(values, dtype=field.type.to_pandas_dtype())
+    window = offsets_of([len(entry["token"]) for entry in entries])
+    return ExampleLists(offsets_of([len(of_neuron) for of_neuron in of_neurons]), window, fields).to_arrow()

@@ -26,6 +26,8 @@ from gluscope_assets.core.files import hash_files, hash_of, write_parquet
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_tokenizer
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress, no_progress
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.schema import table_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,15 +96,16 @@ def tokenize_corpus(
     content_hash = hashlib.sha256(
         b"".join(array.tobytes() for array in (token, offsets, packs)) + hash_of(special, options.shard_packs).encode()
     ).hexdigest()
-    table = pa.table(
+    table = table_of(
+        schema.TEXTS,
         {
-            "text": pa.array(np.arange(len(texts), dtype=np.int32)),
-            "document": pa.array([text.document for text in texts]),
-            "start": pa.array(np.array([text.start for text in texts], dtype=np.int64)),
+            "text": np.arange(len(texts), dtype=np.int32),
+            "document": [text.document for text in texts],
+            "start": [text.start for text in texts],
             "token": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(token)),
-            "pack": pa.array(packs),
-            "shard": pa.array(packs // np.int32(options.shard_packs)),
-        }
+            "pack": packs,
+            "shard": packs // np.int32(options.shard_packs),
+        },
     )
     write_parquet(
         table,

@@ -7,7 +7,8 @@ schemas are in `paper_schema` and `neuronpedia`; where a study's tables lie is s
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,67 +23,15 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.paths import layer_folder_name
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, ODD, QUADRANTS, column
+from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.orientation import scan_neurons
+from gluscope_assets.core.tables.schema import widest
 
 CARD = "README.md"
 VOCABULARY = "vocabulary.parquet"
 MARK = "<!-- written by GLUScope -->"
 """In a card: the folder may be replaced."""
-
-NEURON_COLUMNS = {
-    "checkpoint": ("", "name and the first digits of the weights' hash; the folder's name"),
-    "layer": ("", "from 0"),
-    "neuron": ("", "from 0, in its layer"),
-    "mlp": ("", "the path of the neuron's gated MLP inside the layer"),
-    "expert": ("", "null for a neuron that sees all tokens"),
-    "index": ("", "the neuron's place in its MLP or expert"),
-    "routed": ("positions", "counted positions that the neuron sees: all, or those routed to its expert"),
-    "positions": ("positions", "all counted positions of the corpus"),
-    "zero": ("positions", "where gate or in is exactly 0"),
-    "{quadrant}_count": ("positions", "where gate and in have these signs; with zero they add up to routed"),
-    "{quadrant}_frequency": ("share", "count / positions"),
-    "{quadrant}_routed_frequency": ("share", "count / routed"),
-    "{quadrant}_{activation}_sum": ("activation", "over the quadrant's positions; null where it has none, as all that follow"),
-    "{quadrant}_{activation}_sum_of_squares": ("activation²", "over the quadrant's positions"),
-    "{quadrant}_{activation}_largest": ("activation", "largest |value|"),
-    "{quadrant}_{activation}_mean": ("activation", "sum / count"),
-    "{quadrant}_{activation}_std": ("activation", "standard deviation of the population"),
-    "orientation": ("sign", "s = sign(w_gate · w_in), 0 counting as +1"),
-    "cos_gate_in": ("cosine", "of w_gate and w_in, the scale of the norm before the MLP folded in"),
-    "cos_gate_out": ("cosine", "of w_gate and w_out"),
-    "cos_in_out": ("cosine", "of w_in and w_out"),
-    "norm_gate": ("length", "of w_gate"),
-    "norm_in": ("length", "of w_in"),
-    "norm_out": ("length", "of w_out"),
-    "class": ("", "the input-output class that the cosines give (threshold 0.5)"),
-    "atypical": ("", "whether the cosines' signs do not fit each other"),
-    "promoted": ("logit", "tokens that w_out raises most: list of {token, score}"),
-    "suppressed": ("logit", "tokens that w_out lowers most"),
-    "gate_positive": ("score", "tokens whose embedding raises gate most"),
-    "gate_negative": ("score", "tokens whose embedding lowers gate most"),
-    "in_positive": ("score", "tokens whose embedding raises in most"),
-    "in_negative": ("score", "tokens whose embedding lowers in most"),
-}
-"""Unit and meaning of each column of `neurons`."""
-
-EXAMPLE_COLUMNS = {
-    **{name: NEURON_COLUMNS[name] for name in ("layer", "neuron", "mlp", "expert", "index")},
-    "{list}": ("", "the texts that drive the neuron hardest in a quadrant by |activation|, one entry a text, strongest first"),
-}
-"""Those of `examples`."""
-
-EXAMPLE_FIELDS = {
-    "value": ("activation", "the ranked activation at the peak"),
-    "post": ("activation", "post at the peak"),
-    "text": ("", "the text's row in the tokenized corpus"),
-    "position": ("tokens", "the peak's place in its text"),
-    "start": ("tokens", "the place of the window's first token in the text"),
-    "token": ("", "the window's token ids; the peak is at position - start"),
-    "gate": ("activation", "of each token of the window; null where it was not routed to the neuron's expert"),
-    "in": ("activation", "as gate"),
-}
-"""The fields of a list's entries."""
 
 FACTS = ("weights_hash", "model", "dtype", "computed_on", "content_hash", "positions", "examples", "imported_from")
 """What a card says of where a checkpoint's tables come from, as far as their footers hold it."""
@@ -106,11 +55,11 @@ def write_dataset(sources: Sequence[LayerSource], target: Path, license: str) ->
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not _is_ours(target))):
         raise InputError(f"{target} holds something that is no dataset of GLUScope; give a folder that is empty or not there.")
     with replacing_folder(target) as folder:
-        schema = _common_schema([source.examples for source in sources])
+        types = _common_schema([source.examples for source in sources])
         for source in sources:
             name = f"{source.checkpoint_key}/{layer_folder_name(source.layer)}.parquet"
             _write_neurons(source, folder / "neurons" / name)
-            _link_examples(source.examples, folder / "examples" / name, schema)
+            _link_examples(source.examples, folder / "examples" / name, types)
         decoder = TokenDecoder.from_folder(sources[0].tokenizer)
         pieces = [decoder.piece(token) for token in range(len(decoder.split))]
         vocabulary = pa.table({"token": pa.array(range(len(pieces)), pa.int32()), "piece": pa.array(pieces, pa.string())})
@@ -139,28 +88,17 @@ def _write_neurons(source: LayerSource, path: Path) -> None:
 def _common_schema(files: Sequence[Path]) -> pa.Schema:
     """The schema that all examples fit: each column's widest type."""
     schemas = [pq.read_schema(require_file(file)) for file in files]
-    fields = []
-    for field in schemas[0]:
-        kinds = [schema.field(field.name).type for schema in schemas]
-        fields.append(field.with_type(next((kind for kind in kinds if _is_wide(kind)), kinds[0])))
-    return pa.schema(fields)
+    names = schemas[0].names
+    return pa.schema([(name, reduce(widest, (one.field(name).type for one in schemas))) for name in names])
 
 
-def _is_wide(kind: pa.DataType) -> bool:
-    """Whether windows of this type of list hold float32."""
-    if not pa.types.is_list(kind):
-        return False
-    struct = kind.value_type
-    return any(pa.types.is_float32(struct.field(name).type.value_type) for name in ("gate", "in"))
-
-
-def _link_examples(source: Path, path: Path, schema: pa.Schema) -> None:
+def _link_examples(source: Path, path: Path, types: pa.Schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = pq.ParquetFile(source)
-    if not file.schema_arrow.equals(schema):
-        with pq.ParquetWriter(path, schema.with_metadata(file.schema_arrow.metadata), compression="zstd") as writer:
+    if not file.schema_arrow.equals(types):
+        with pq.ParquetWriter(path, types.with_metadata(file.schema_arrow.metadata), compression="zstd") as writer:
             for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group).cast(schema))
+                writer.write_table(file.read_row_group(group).cast(types))
         return
     try:
         os.link(source, path)
@@ -195,9 +133,10 @@ def dataset_card(sources: Sequence[LayerSource], license: str) -> str:
         model=site_map.model,
         corpus=site_map.corpus,
         version=gluscope_assets.__version__,
-        neurons=_table(("column", "unit", "meaning"), _column_rows(NEURON_COLUMNS)),
-        examples=_table(("column", "unit", "meaning"), _column_rows(EXAMPLE_COLUMNS)),
-        fields=_table(("field", "unit", "meaning"), _column_rows(EXAMPLE_FIELDS)),
+        neurons=_table(("column", "unit", "meaning"), _column_rows(schema.neurons())),
+        examples=_table(("column", "unit", "meaning"), _column_rows(schema.EXAMPLES)),
+        fields=_table(("field", "unit", "meaning"), _column_rows(schema.EXAMPLE)),
+        odd=_listed([*ODD, *(one.name for one in schema.WEIGHTS.stored if one.changes_sign() and one.is_numeric)]),
         quadrants=", ".join(f"`{quadrant}`" for quadrant in QUADRANTS),
         activations=", ".join(f"`{activation}`" for activation in ACTIVATIONS),
         lists=", ".join(f"`{column(*ranked)}`" for ranked in LISTS),
@@ -214,9 +153,13 @@ def split_of(key: str) -> str:
     return re.sub(r"\W", "_", key)
 
 
-def _column_rows(columns: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
-    for name, (unit, meaning) in columns.items():
-        yield f"`{name}`", unit or "–", meaning
+def _column_rows(table: schema.Table) -> Iterator[tuple[str, str, str]]:
+    for declared in table.declared:
+        yield f"`{declared.name}`", declared.unit or "–", declared.meaning
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
@@ -310,7 +253,7 @@ print(examples[0]["gate+_in+_post"])
 unit but the model's own scale.
 
 Values are as the model computes them. The paper's view is oriented: where `orientation` is -1, in and w_out are multiplied by
--1, which the model does not notice; then `in+` and `in-` change places, and in, post, cos_gate_in and cos_gate_out their signs.
+-1, which the model does not notice; then `in+` and `in-` change places, and {odd} their signs.
 
 ### neurons
 

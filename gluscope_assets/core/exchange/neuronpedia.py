@@ -30,9 +30,9 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.pages.layer_source import LayerSource
-from gluscope_assets.core.pages.windows import ExampleColumn
 from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.tables.examples import ExampleLists, lack_peaks
 
 BATCH = 256
 """Features in one file."""
@@ -225,25 +225,27 @@ class _Examples:
     def __init__(self, layer: _Layer, rows: pa.RecordBatch, quadrant: str) -> None:
         name = column(quadrant, "post")
         lists = rows.column(name)
-        if lists.flatten().field("position").null_count:
-            raise InputError(f"{layer.source.aggregate} has no windows in {name}; fill them with windows.write_windows first.")
-        self.layer, self.found = layer, ExampleColumn.from_arrow(lists)
+        if lack_peaks(pa.table({name: lists})):
+            raise InputError(
+                f"{layer.source.aggregate} has no windows in {name}; fill them with window_filling.write_windows first."
+            )
+        self.layer, self.lists = layer, ExampleLists.from_arrow(lists)
         act = activation_function(str(read_provenance(layer.source.statistics)["activation"])).of_array
-        gate, in_ = (cells.astype(np.float32) for cells in (self.found.gate, self.found.in_))
+        gate, in_ = (self.lists[field].astype(np.float32) for field in ("gate", "in"))
         with np.errstate(invalid="ignore"):
             inside = (gate > 0 if quadrant[4] == "+" else gate < 0) & (in_ > 0 if quadrant[8] == "+" else in_ < 0)
             size = np.abs(act(gate) * in_)
         if not layer.source.count_special_tokens:
-            inside &= ~np.isin(self.found.token, layer.corpus.special_token_ids)
+            inside &= ~np.isin(self.lists["token"], layer.corpus.special_token_ids)
         self.size: Floats = np.where(inside, size, 0).astype(np.float32)
 
     def of_row(self, row: int, place: dict[str, str]) -> Iterator[dict[str, Any]]:
         """The activations of one neuron, which is the feature at `place`, strongest first."""
-        found, layer = self.found, self.layer
-        for example in range(int(found.first[row]), int(found.first[row + 1])):
-            low, high = int(found.window[example]), int(found.window[example + 1])
-            text, position, start = (int(part[example]) for part in (found.text, found.position, found.start))
-            peak, largest = position - start, float(abs(found.post[example]))
+        lists, layer = self.lists, self.layer
+        for example in range(int(lists.first[row]), int(lists.first[row + 1])):
+            low, high = int(lists.window[example]), int(lists.window[example + 1])
+            text, position, start = (int(lists[field][example]) for field in ("text", "position", "start"))
+            peak, largest = position - start, float(abs(lists["post"][example]))
             # Gate and in are rounded in windows: nothing may stand above the peak, whose post is not.
             values = np.minimum(self.size[low:high], largest).tolist()
             values[peak] = largest

@@ -1,7 +1,7 @@
 """The paper's published tables, `*_neuron-activations`: written from aggregates, and read into aggregates.
 
 What belongs here: the names, order and types of its 50 columns, and what they lack of an aggregate. Windows of imported
-tables, which need a forward pass, are filled by `windows`; what aggregates hold is in `aggregate`.
+tables, which need a forward pass, are filled by `collect/window_filling`; what aggregates hold is declared in `tables/schema`.
 """
 
 import json
@@ -15,17 +15,27 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import offsets_of
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import hash_files, read_provenance, replacing, replacing_folder, require_file, write_parquet
+from gluscope_assets.core.files import (
+    hash_files,
+    leaf_paths,
+    read_provenance,
+    replacing,
+    replacing_folder,
+    require_file,
+    write_parquet,
+)
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.quadrants import LISTS, ODD, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.examples import ExampleLists
+from gluscope_assets.core.tables.schema import table_of
+from gluscope_assets.core.tables.statistics import described
 
 PAPER_ACTIVATIONS = {"post": "hook_post", "in": "hook_pre_linear", "gate": "hook_pre", "act": "swish"}
 """The paper's names of the activations, in the order of its columns."""
-
-ODD = ("in", "post")
-"""The activations that change sign with the orientation."""
 
 FEWEST_FOR_DOUBT = 0.1
 """Shares of so few positions are counts exactly; if they are further from whole counts than this on average, the number of
@@ -102,68 +112,52 @@ def _number(path: Path, field: str) -> int:
 
 def _paper_layer(aggregate: Path, layer: int, examples: int, weights: Path | None) -> pa.Table:
     """The rows of one layer."""
-    statistics = pq.read_table(aggregate / STATISTICS_FILE)
-    lists = _read_lists(aggregate / EXAMPLES_FILE)
+    statistics, lists = described(pq.read_table(aggregate / STATISTICS_FILE)), _read_lists(aggregate / EXAMPLES_FILE)
     width = statistics.num_rows
     flipped = np.zeros(width, dtype=bool)
     if weights is not None:
         flipped = pq.read_table(require_file(weights), columns=["orientation"])["orientation"].to_numpy() < 0
         if len(flipped) != width:
             raise InputError(f"{weights} has {len(flipped)} neurons and {aggregate} has {width}; give weights of this model.")
-    made: dict[str, pa.Array] = {
+    columns: dict[str, pa.Array] = {
         "layer": pa.array(np.full(width, layer, dtype=np.int64)),
         "neuron": pa.array(np.arange(width, dtype=np.int64)),
     }
-    positions = statistics["positions"].to_numpy().astype(np.float64)
+    raw = {quadrant: _paper_quadrant(statistics, lists, quadrant, examples) for quadrant in QUADRANTS}
+    for quadrant, own in raw.items():
+        other = raw[oriented_quadrant(quadrant, -1)]
+        for name, (values, is_odd) in own.items():
+            turned = -other[name][0] if is_odd else other[name][0]
+            shown = np.where(flipped.reshape(-1, *(1 for _ in values.shape[1:])), turned, values)  # [N] or [N, K]
+            columns[f"{quadrant}_{name}"] = _lists(shown) if shown.ndim == 2 else pa.array(shown)
+    return pa.table([columns[name] for name in PAPER_SCHEMA.names], schema=PAPER_SCHEMA)
 
-    def oriented(of: Callable[[str], Array], quadrant: str, activation: str | None) -> Array:
-        """`of` a quadrant, for neurons that flip of the quadrant that takes its place."""
-        other = of(oriented_quadrant(quadrant, -1))
-        chosen = flipped.reshape(-1, *(1 for _ in other.shape[1:]))
-        return np.where(chosen, -other if activation in ODD else other, of(quadrant))
 
-    def counts(quadrant: str) -> Array:
-        return np.asarray(statistics[f"{quadrant}_count"].to_numpy(), dtype=np.float64)
-
-    with np.errstate(invalid="ignore"):
-        for quadrant in QUADRANTS:
-            made[f"{quadrant}_freq"] = pa.array((oriented(counts, quadrant, None) / positions).astype(np.float32))
-            for activation, name in PAPER_ACTIVATIONS.items():
-
-                def mean(quadrant: str, activation: str = activation) -> Array:
-                    total = statistics[f"{column(quadrant, activation)}_sum"].fill_null(0.0).to_numpy()
-                    return np.asarray(total / counts(quadrant))
-
-                def values(quadrant: str, activation: str = activation) -> Array:
-                    return _dense(lists[column(quadrant, activation)], "value", examples)
-
-                def texts(quadrant: str, activation: str = activation) -> Array:
-                    return _dense(lists[column(quadrant, activation)], "text", examples)
-
-                if (quadrant, activation) in LISTS:
-                    for suffix, of, odd in (("values", values, activation), ("indices", texts, None)):
-                        made[f"{quadrant}_{name}_max_{suffix}"] = _lists(oriented(of, quadrant, odd))
-                made[f"{quadrant}_{name}_mean"] = pa.array(oriented(mean, quadrant, activation).astype(np.float32))
-    return pa.table([made[name] for name in PAPER_SCHEMA.names], schema=PAPER_SCHEMA)
+def _paper_quadrant(statistics: pa.Table, lists: pa.Table, quadrant: str, examples: int) -> dict[str, tuple[Array, bool]]:
+    """The columns of one raw quadrant, [N] or [N, K], by their names without it, and whether they are odd in in."""
+    columns = {"freq": (statistics[f"{quadrant}_frequency"].to_numpy().astype(np.float32), False)}
+    for activation, name in PAPER_ACTIVATIONS.items():
+        prefix, is_odd = column(quadrant, activation), activation in ODD
+        if (quadrant, activation) in LISTS:
+            own = ExampleLists.from_arrow(lists[prefix])
+            columns[f"{name}_max_values"] = _padded(own, "value", examples), is_odd
+            columns[f"{name}_max_indices"] = _padded(own, "text", examples), False
+        columns[f"{name}_mean"] = statistics[f"{prefix}_mean"].to_numpy().astype(np.float32), is_odd
+    return columns
 
 
 def _read_lists(path: Path) -> pa.Table:
     """The lists of an examples table with values and texts and without windows."""
-    file = pq.ParquetFile(require_file(path), memory_map=True)
-    names = [column(*ranked) for ranked in LISTS]
-    paths = (file.schema.column(place).path for place in range(len(file.schema)))
-    wanted = [path for path in paths if path.split(".")[0] in names and path.split(".")[-1] in ("value", "text")]
-    return file.read(columns=wanted)
+    with pq.ParquetFile(require_file(path), memory_map=True) as file:
+        return file.read(columns=leaf_paths(file, {column(*ranked): ("value", "text") for ranked in LISTS}))
 
 
-def _dense(lists: pa.ChunkedArray, field: str, examples: int) -> Array:
-    """[N, K] of one field of lists of structs, 0 in empty places; texts as int64."""
-    joined = lists.combine_chunks()
-    lengths = joined.value_lengths().to_numpy()
-    values = joined.flatten().field(field).to_numpy()
-    dense = np.zeros((len(joined), examples), dtype=np.int64 if field == "text" else np.float32)
-    dense[np.arange(examples) < lengths[:, None]] = values
-    return dense
+def _padded(lists: ExampleLists, field: str, examples: int) -> Array:
+    """[N, K] of one field, 0 in empty places."""
+    lengths = np.diff(lists.first)
+    padded = np.zeros((len(lengths), examples), dtype=lists[field].dtype)
+    padded[np.arange(examples) < lengths[:, None]] = lists[field]
+    return padded
 
 
 def _lists(dense: Array) -> pa.ListArray:
@@ -191,8 +185,8 @@ def import_paper(
 
     What the table has is kept as it is: counts are shares times positions, sums are means times counts. What it lacks is
     null, never 0: sums of squares, and of examples post (in other lists than those of post), position and window, until
-    `windows.fill_windows` fills them. The sample is empty. The largest act for gate+ is σ of the largest gate. A place of a
-    list with the value 0 is one that no text takes. Positions that no quadrant has are `zero`.
+    `window_filling.fill_windows` fills them. The sample is empty. The largest act for gate+ is σ of the largest gate. An entry
+    of a list with the value 0 is one that no text takes. Positions that no quadrant has are `zero`.
 
     InputError if columns or types are not the paper's, rows are not in the order of layer and neuron, or `positions` does
     not fit the shares.
@@ -209,7 +203,7 @@ def import_paper(
     for layer in layers:
         rows = pl.scan_parquet(path).slice(layer * width, width).collect()
         counts, zero = _counts(rows, positions, path)
-        statistics, examples = _tables(rows, counts, zero, positions, mlp, function.of_array)
+        tables = _tables(rows, counts, zero, positions, mlp, function.of_array)
         longest = max(cast(int, rows[name].list.len().max()) for name in rows.columns if name.endswith("_max_values"))
         footer = {
             **(provenance or {}),
@@ -224,25 +218,20 @@ def import_paper(
             "deviations": UNKNOWN,
             "windows": UNKNOWN,
         }
-        neurons = examples.select(["layer", "neuron", "mlp", "expert", "index"])
-        nothing = pa.array([[]] * width, pa.list_(pa.float16()))
-        sample = neurons.append_column("gate", nothing).append_column("in", nothing)
-        kinds = {"hash": pa.uint64(), "text": pa.int32(), "position": pa.int32(), "token": pa.int32()}
-        sampled = pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
         with replacing_folder(destination(layer)) as folder:
-            for name, table in zip(AGGREGATE_FILES, (statistics, examples, sample, sampled), strict=True):
+            for name, table in zip(AGGREGATE_FILES, tables, strict=True):
                 write_parquet(table, folder / name, footer)
     return layers
 
 
 def _check_columns(path: Path) -> None:
     """InputError if a table has other columns or types than the paper's; their order and nullability do not matter."""
-    found = {field.name: field.type for field in pq.read_schema(require_file(path))}
+    types = {field.name: field.type for field in pq.read_schema(require_file(path))}
     for field in PAPER_SCHEMA:
-        if field.name not in found:
+        if field.name not in types:
             raise InputError(f"{path} lacks the column {field.name}; give a table in the paper's neuron-activations schema.")
-        if found[field.name] != field.type:
-            raise InputError(f"{path}: {field.name} is {found[field.name]}; the paper's tables have {field.type} there.")
+        if types[field.name] != field.type:
+            raise InputError(f"{path}: {field.name} is {types[field.name]}; the paper's tables have {field.type} there.")
 
 
 def _counts(rows: pl.DataFrame, positions: int, path: Path) -> tuple[Array, Array]:
@@ -267,67 +256,65 @@ def _counts(rows: pl.DataFrame, positions: int, path: Path) -> tuple[Array, Arra
 
 def _tables(
     rows: pl.DataFrame, counts: Array, zero: Array, positions: int, mlp: str, act: Callable[[Array], Array]
-) -> tuple[pa.Table, pa.Table]:
-    """The statistics and examples of one layer."""
+) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+    """The statistics, examples, sample and positions of one layer."""
     width = len(rows)
     neurons = {
-        "layer": pa.array(rows["layer"].to_numpy().astype(np.int32)),
-        "neuron": pa.array(rows["neuron"].to_numpy().astype(np.int32)),
-        "mlp": pa.array([mlp] * width, pa.string()),
-        "expert": pa.nulls(width, pa.int32()),
-        "index": pa.array(rows["neuron"].to_numpy().astype(np.int32)),
+        "layer": rows["layer"].to_numpy().astype(np.int32),
+        "neuron": rows["neuron"].to_numpy().astype(np.int32),
+        "mlp": [mlp] * width,
+        "expert": [None] * width,
+        "index": rows["neuron"].to_numpy().astype(np.int32),
     }
-    all_positions = pa.array(np.full(width, positions, dtype=np.int64))
-    statistics = {**neurons, "routed": all_positions, "positions": all_positions, "zero": pa.array(zero)}
-    examples = dict(neurons)
-    largest: dict[tuple[str, str], Array] = {}
-    for quadrant, activation in LISTS:
-        values = _column(rows, quadrant, activation, "max_values")
-        texts = _column(rows, quadrant, activation, "max_indices")
-        held = np.asarray(values.flatten()) != 0
-        first = np.zeros(width + 1, dtype=np.int64)
-        np.cumsum(np.bincount(np.repeat(np.arange(width), values.value_lengths())[held], minlength=width), out=first[1:])
-        value = np.asarray(values.flatten())[held].astype(np.float32)
-        text = np.asarray(texts.flatten())[held].astype(np.int32)
-        examples[column(quadrant, activation)] = _examples(first, value, text, activation == "post")
-        begun = np.diff(first) > 0
-        sizes = np.zeros(width, dtype=np.float32)
-        sizes[begun] = np.abs(value[first[:-1][begun]])
-        largest[quadrant, activation] = sizes
+    lists = {ranked: _examples(rows, *ranked) for ranked in LISTS}
+    all_positions = np.full(width, positions, dtype=np.int64)
+    statistics = {one.name: pa.nulls(width, one.type) for one in schema.STATISTICS.stored}
+    statistics |= {**neurons, "routed": all_positions, "positions": all_positions, "zero": zero}
+    statistics |= _statistics(rows, counts, {ranked: _largest(of_list) for ranked, of_list in lists.items()}, act)
+    return (
+        table_of(schema.STATISTICS, statistics),
+        table_of(schema.EXAMPLES, {**neurons, **{column(*ranked): of_list.to_arrow() for ranked, of_list in lists.items()}}),
+        table_of(schema.SAMPLE, {**neurons, "gate": [[]] * width, "in": [[]] * width}),
+        table_of(schema.POSITIONS, {one.name: [] for one in schema.POSITIONS.stored}),
+    )
+
+
+def _statistics(
+    rows: pl.DataFrame, counts: Array, largest: dict[tuple[str, str], Array], act: Callable[[Array], Array]
+) -> dict[str, pa.Array]:
+    """What the table knows of quadrants, null where they are empty."""
+    known = {}
     for q, quadrant in enumerate(QUADRANTS):
-        statistics[f"{quadrant}_count"] = pa.array(counts[q])
+        known[f"{quadrant}_count"] = pa.array(counts[q])
         empty = counts[q] == 0
-        for activation in ACTIVATIONS:
-            prefix, name = column(quadrant, activation), PAPER_ACTIVATIONS[activation]
+        for activation, name in PAPER_ACTIVATIONS.items():
             mean = rows[f"{quadrant}_{name}_mean"].to_numpy().astype(np.float64)
             sizes = largest[quadrant, activation] if (quadrant, activation) in LISTS else act(largest[quadrant, "gate"])
-            statistics[f"{prefix}_sum"] = pa.array(mean * counts[q], mask=empty)
-            statistics[f"{prefix}_sum_of_squares"] = pa.nulls(width, pa.float64())
-            statistics[f"{prefix}_largest"] = pa.array(sizes, mask=empty)
-    return pa.table(statistics), pa.table(examples)
+            known[f"{column(quadrant, activation)}_sum"] = pa.array(mean * counts[q], mask=empty)
+            known[f"{column(quadrant, activation)}_largest"] = pa.array(sizes, mask=empty)
+    return known
 
 
-def _column(rows: pl.DataFrame, quadrant: str, activation: str, suffix: str) -> pa.ListArray:
-    found = rows[f"{quadrant}_{PAPER_ACTIVATIONS[activation]}_{suffix}"].to_arrow()
-    return found.cast(pa.list_(found.type.value_type))
+def _examples(rows: pl.DataFrame, quadrant: str, activation: str) -> ExampleLists:
+    """A list whose peaks and windows are not known."""
+    name = f"{quadrant}_{PAPER_ACTIVATIONS[activation]}"
+    lists = rows[f"{name}_max_values"].to_arrow()
+    values, texts = lists.flatten().to_numpy(), rows[f"{name}_max_indices"].to_arrow().flatten().to_numpy()
+    held = values != 0
+    neuron = np.repeat(np.arange(len(rows)), lists.value_lengths())[held]
+    value = values[held].astype(np.float32)
+    nothing = {
+        field.name: np.zeros(0, field.type.value_type.to_pandas_dtype()) if pa.types.is_list(field.type) else None
+        for field in schema.EXAMPLE.stored
+    }
+    known = {"value": value, "text": texts[held].astype(np.int32), **({"post": value} if activation == "post" else {})}
+    first = offsets_of(np.bincount(neuron, minlength=len(rows)))
+    return ExampleLists(first, np.zeros(len(value) + 1, dtype=np.int64), {**nothing, **known})
 
 
-def _examples(first: Array, value: Array, text: Array, is_post: bool) -> pa.ListArray:
-    """Lists of examples whose peaks and windows are not known; list i has the entries first[i]:first[i + 1]."""
-    count = len(value)
-    no_cells = pa.array(np.zeros(count + 1, dtype=np.int32))
-    token, cells = pa.array([], pa.int32()), pa.array([], pa.float16())
-    struct = pa.StructArray.from_arrays(
-        [
-            pa.array(value),
-            pa.array(value) if is_post else pa.nulls(count, pa.float32()),
-            pa.array(text),
-            pa.nulls(count, pa.int32()),
-            pa.nulls(count, pa.int32()),
-            pa.ListArray.from_arrays(no_cells, token),
-            pa.ListArray.from_arrays(no_cells, cells),
-            pa.ListArray.from_arrays(no_cells, cells),
-        ],
-        names=["value", "post", "text", "position", "start", "token", "gate", "in"],
-    )
-    return pa.ListArray.from_arrays(pa.array(first.astype(np.int32)), struct)
+def _largest(lists: ExampleLists) -> Array:
+    """[N], the size of the first example; 0 where there is none."""
+    sizes = np.zeros(len(lists.first) - 1, dtype=np.float32)
+    held = np.diff(lists.first) > 0
+    sizes[held] = np.abs(lists["value"][lists.first[:-1][held]])
+    return sizes

@@ -22,6 +22,8 @@ from gluscope_assets.core.model.checkpoint import Checkpoint, base_model, read_a
 from gluscope_assets.core.model.gated_mlp import GatedMLP, Projection, Stack
 from gluscope_assets.core.model.stored_tensors import StoredTensors
 from gluscope_assets.core.progress import Progress, no_progress
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.schema import table_of
 
 THRESHOLD = 0.5
 """A cosine beyond it counts as ±1, one within it as 0 (Gerstner & Schütze 2025)."""
@@ -295,22 +297,23 @@ def weights_table(mlp: GatedMLP, first: int, vectors: NeuronVectors, embedding: 
         ("in_positive", "in_negative", vectors.in_, embedding, 1.0),
     ):
         lists[high], lists[low] = ranked_tokens(rows, tokens, scale)
-    return pa.table(
+    return table_of(
+        schema.WEIGHTS,
         {
-            "layer": pa.array(np.full(neurons, mlp.layer, dtype=np.int32)),
-            "neuron": pa.array(np.arange(first, first + neurons, dtype=np.int32)),
-            "mlp": pa.array([mlp.name] * neurons, pa.string()),
-            "expert": pa.array([mlp.expert] * neurons, pa.int32()),
-            "index": pa.array(np.arange(neurons, dtype=np.int32)),
-            "orientation": pa.array(orientation(vectors.gate, vectors.in_).cpu().numpy()),
-            **{name: pa.array(values) for name, values in cosines.items()},
-            "norm_gate": pa.array(vectors.gate.norm(dim=1).cpu().numpy()),
-            "norm_in": pa.array(vectors.in_.norm(dim=1).cpu().numpy()),
-            "norm_out": pa.array(vectors.out.norm(dim=1).cpu().numpy()),
-            "class": pa.array([name for name, _ in classes]),
-            "atypical": pa.array([atypical for _, atypical in classes]),
+            "layer": np.full(neurons, mlp.layer, dtype=np.int32),
+            "neuron": np.arange(first, first + neurons, dtype=np.int32),
+            "mlp": [mlp.name] * neurons,
+            "expert": [mlp.expert] * neurons,
+            "index": np.arange(neurons, dtype=np.int32),
+            "orientation": orientation(vectors.gate, vectors.in_).cpu().numpy(),
+            **cosines,
+            "norm_gate": vectors.gate.norm(dim=1).cpu().numpy(),
+            "norm_in": vectors.in_.norm(dim=1).cpu().numpy(),
+            "norm_out": vectors.out.norm(dim=1).cpu().numpy(),
+            "class": [name for name, _ in classes],
+            "atypical": [atypical for _, atypical in classes],
             **lists,
-        }
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """Columns for the explorer: all neurons of a layer, as compact scripts that a browser fetches when needed.
 
-A layer of a checkpoint has one script for each of `GROUPS` in `site/<checkpoint key>/<layer>/columns/`, a study one script
+A layer of a checkpoint has one script for each of `groups()` in `site/<checkpoint key>/<layer>/columns/`, a study one script
 with its vocabulary at the site's root. Values are raw, with the orientation beside them; `site/static/explorer-data.js` reads,
 orients, sorts and filters them, and decides what the explorer shows. Pages of single neurons belong to `layer_pages`.
 
@@ -20,7 +20,7 @@ the layer's width, Q the four quadrants in the order of `QUADRANTS`; arrays with
 
 import base64
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,29 +32,18 @@ import pyarrow.parquet as pq
 
 from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import replacing, require_file
+from gluscope_assets.core.files import leaf_paths, replacing, require_file
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.packing import planes
 from gluscope_assets.core.pages.shown_texts import Texts
-from gluscope_assets.core.pages.windows import with_peaks
 from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE, VOCABULARY, columns_folder, columns_script
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
+from gluscope_assets.core.quadrants import QUADRANTS, column
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.examples import ExampleLists
+from gluscope_assets.core.tables.statistics import described
 
-STATISTICS = ("mean", "std", "largest")
-TOKEN_LISTS = {
-    "tokens-out": ("promoted", "suppressed"),
-    "tokens-gate": ("gate_positive", "gate_negative"),
-    "tokens-in": ("in_positive", "in_negative"),
-    "tokens-peaks": tuple(f"{quadrant}_peaks" for quadrant in QUADRANTS),
-}
-"""The lists of token ids in each group of them; the first three are columns of the weights table."""
-GROUPS = (
-    "summary",
-    *(f"{activation}-{statistic}" for activation in ACTIVATIONS for statistic in STATISTICS),
-    *TOKEN_LISTS,
-    "contexts",
-)
-"""The scripts of a layer, without `.js`."""
+PEAKS, CONTEXTS = "tokens-peaks", "contexts"
+"""The scripts that are made from examples."""
 
 TOKENS_BEFORE, TOKENS_AFTER = 24, 12
 """Tokens of a context before and after its peak."""
@@ -66,6 +55,30 @@ Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[Any]
 
 
+def groups() -> tuple[str, ...]:
+    """The scripts of a layer, without `.js`: those that columns of the tables name, and those made from examples."""
+    named = (one.explorer for one in schema.neurons().columns if one.explorer)
+    return (*dict.fromkeys(named), PEAKS, CONTEXTS)
+
+
+def statistic_columns() -> dict[str, list[str]]:
+    """The columns in each script of a statistic, one a quadrant, in the order of `QUADRANTS`."""
+    return _columns_of([one for one in schema.neurons().columns if one.activation])
+
+
+def token_columns() -> dict[str, list[str]]:
+    """The columns of the weights tables in each script of tokens, in their order."""
+    return _columns_of([one for one in schema.neurons().columns if one.type == schema.TOKEN_LIST])
+
+
+def _columns_of(columns: Iterable[schema.Column]) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = {}
+    for one in columns:
+        if one.explorer:
+            named.setdefault(one.explorer, []).append(one.name)
+    return named
+
+
 def write_columns(
     site: Path, checkpoint_key: str, layer: int, aggregate: Path, weights: Path, corpus: Texts, decoder: TokenDecoder
 ) -> int:
@@ -74,8 +87,8 @@ def write_columns(
     `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights. InputError
     if a table is missing, or if the tables do not belong together.
     """
-    statistics = pq.read_table(require_file(aggregate / STATISTICS_FILE))
-    tokens = [name for group in TOKEN_LISTS for name in TOKEN_LISTS[group] if group != "tokens-peaks"]
+    statistics = described(pq.read_table(require_file(aggregate / STATISTICS_FILE)))
+    tokens = [name for names in token_columns().values() for name in names]
     scalars = ["neuron", "orientation", "cos_gate_in", "cos_gate_out", "cos_in_out", "class", "atypical"]
     known = _read_leaves(weights, {**dict.fromkeys(scalars, ()), **dict.fromkeys(tokens, ("token",))})
     neurons = statistics["neuron"].to_numpy()
@@ -91,21 +104,18 @@ def write_columns(
         )
 
     written = write("summary", *_summary(statistics, known, aggregate))
-    for activation in ACTIVATIONS:
-        for statistic, values in zip(STATISTICS, _described(statistics, activation), strict=True):
-            written += write(f"{activation}-{statistic}", {}, [planes(values, "<f4")])
+    for group, names in statistic_columns().items():
+        written += write(group, {}, [planes(np.stack([statistics[name].to_numpy() for name in names]), "<f4")])
     peaks, contexts = _from_examples(aggregate / EXAMPLES_FILE, width, corpus, decoder)
-    for group, names in TOKEN_LISTS.items():
-        lists = peaks if group == "tokens-peaks" else [_token_list(known[name]) for name in names]
-        sizes = [len(identities) for _, identities in lists]
-        written += write(
-            group,
-            {"lists": list(names), "sizes": sizes},
-            [*(planes(lengths, "<u2") for lengths, _ in lists), *(planes(identities, "<u4") for _, identities in lists)],
-        )
-    written += write("contexts", {"bytes": len(contexts[-1])}, contexts)
+    lists = {group: {name: _token_list(known[name]) for name in names} for group, names in token_columns().items()}
+    lists[PEAKS] = {f"{quadrant}_peaks": of_quadrant for quadrant, of_quadrant in zip(QUADRANTS, peaks, strict=True)}
+    for group, of_group in lists.items():
+        lengths, identities = zip(*of_group.values(), strict=True)
+        facts = {"lists": list(of_group), "sizes": [*map(len, identities)]}
+        written += write(group, facts, [*(planes(one, "<u2") for one in lengths), *(planes(one, "<u4") for one in identities)])
+    written += write(CONTEXTS, {"bytes": len(contexts[-1])}, contexts)
     for path in folder.glob("*.js"):
-        if path.stem not in GROUPS:
+        if path.stem not in groups():
             path.unlink()
     return written
 
@@ -153,20 +163,6 @@ def _mlps(statistics: pa.Table) -> list[list[object]]:
         [names[name[first]], None if expert[first] < 0 else int(expert[first]), int(first), int(index[first])]
         for first in np.flatnonzero(fresh)
     ]
-
-
-def _described(statistics: pa.Table, activation: str) -> tuple[Numbers, Numbers, Numbers]:
-    """Mean, standard deviation (population) and largest |value|, each float64 [Q, N], NaN where the quadrant is empty."""
-
-    def stacked(suffix: str) -> Numbers:
-        names = [f"{column(quadrant, activation)}_{suffix}" for quadrant in QUADRANTS]
-        return np.stack([statistics[name].cast(pa.float64()).to_numpy() for name in names])
-
-    count = np.stack([statistics[f"{quadrant}_count"].to_numpy() for quadrant in QUADRANTS]).astype(np.float64)
-    count[count == 0] = np.nan
-    mean = stacked("sum") / count
-    deviation = np.sqrt(np.maximum(stacked("sum_of_squares") / count - mean * mean, 0))
-    return mean, deviation, np.where(np.isnan(count), np.nan, stacked("largest"))
 
 
 # Tokens and texts
@@ -229,17 +225,8 @@ def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator
             raise other
         found = []
         for name in names:
-            lists = with_peaks(batch[name].combine_chunks())
-            examples = lists.flatten()
-            lengths = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-            found.append(
-                Peaks(
-                    np.concatenate([[0], np.cumsum(lengths)]),
-                    examples.field("post").to_numpy(),
-                    examples.field("text").to_numpy().astype(np.int64),
-                    examples.field("position").to_numpy().astype(np.int64),
-                )
-            )
+            lists = ExampleLists.from_arrow(batch[name])
+            found.append(Peaks(lists.first, lists["post"], lists["text"], lists["position"]))
         yield first, found
 
 
@@ -374,13 +361,13 @@ def _with_exceptions(
 
 def _read_leaves(path: Path, wanted: dict[str, Sequence[str]]) -> pa.Table:
     with pq.ParquetFile(require_file(path)) as file:
-        return file.read(columns=_leaves(file, wanted))
+        return file.read(columns=leaf_paths(file, wanted))
 
 
 def _read_batches(path: Path, wanted: dict[str, Sequence[str]], rows: range) -> Iterator[tuple[int, pa.Table]]:
     """The first row and a table of at most `NEURONS_AT_ONCE` rows, or of one row group if that is larger; at least `rows`."""
     with pq.ParquetFile(require_file(path)) as file:
-        leaves = _leaves(file, wanted)
+        leaves = leaf_paths(file, wanted)
         groups: list[int] = []
         first = end = 0
         for group in range(file.num_row_groups):
@@ -395,13 +382,6 @@ def _read_batches(path: Path, wanted: dict[str, Sequence[str]], rows: range) -> 
             groups.append(group)
         if groups:
             yield first, file.read_row_groups(groups, columns=leaves)
-
-
-def _leaves(file: pq.ParquetFile, wanted: dict[str, Sequence[str]]) -> list[str]:
-    """The paths of plain columns and, in lists of structs, of the fields that are wanted."""
-    paths = [file.schema.column(place).path for place in range(len(file.schema))]
-    parts = [(path, path.split(".")) for path in paths]
-    return [path for path, names in parts if names[0] in wanted and (len(names) == 1 or names[-1] in wanted[names[0]])]
 
 
 def _write_script(path: Path, name: str, facts: dict[str, object], parts: Sequence[bytes]) -> int:

@@ -36,8 +36,10 @@ from gluscope_assets.core.pages.packing import pack_examples
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.templates import environment
 from gluscope_assets.core.pages.vocabulary import Vocabulary
-from gluscope_assets.core.pages.windows import ExampleColumn, Kept, RankedExamples, SampleWindows, Windows
+from gluscope_assets.core.pages.windows import Kept, RankedExamples, SampleWindows, Windows
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, column
+from gluscope_assets.core.tables.examples import ExampleLists
+from gluscope_assets.core.tables.statistics import described
 
 DATA = "\0"
 """Stands in the filled template for the data, which are bytes already and most of the page. No text on a page holds it."""
@@ -146,9 +148,10 @@ class LayerPages:
         """What the tables hold of `neurons`, ascending and stored together."""
         # From the first that is asked for: a server asks for one.
         first, end = neurons[0], neurons[-1] + 1
-        statistics, weights = (table.read(first, end).to_pylist() for table in (self._statistics, self._weights))
+        statistics = described(self._statistics.read(first, end)).to_pylist()
+        weights = self._weights.read(first, end).to_pylist()
         sample, examples = self._sample.read(first, end), self._complete(self._examples.read(first, end))
-        lists = {ranked: ExampleColumn.from_arrow(examples[column(*ranked)].combine_chunks()) for ranked in LISTS}
+        lists = {ranked: ExampleLists.from_arrow(examples[column(*ranked)]) for ranked in LISTS}
         signs = np.array([self._sign(row) for row in weights])
         gates, ins = (_rows_of(sample[name]) for name in ("gate", "in"))
         post_lists, other_lists = (RankedExamples(lists, names, signs) for names in (POST_LISTS, OTHER_LISTS))

@@ -22,7 +22,7 @@ from gluscope_assets.core.pages.formats import MlpIndex, format_number, signed
 from gluscope_assets.core.pages.packing import PackedExamples
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.vocabulary import Vocabulary
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column, oriented_quadrant
+from gluscope_assets.core.quadrants import ACTIVATIONS, ODD, QUADRANTS, column, oriented_quadrant
 
 STATIC_EXAMPLES = 3
 """Examples of each quadrant that are readable without JavaScript."""
@@ -72,8 +72,8 @@ def quadrant_views(
 ) -> list[QuadrantView]:
     """The quadrants of one neuron, in the order of `QUADRANTS`.
 
-    `statistics` is its row, raw; `sign` is what in and post are multiplied by in the page's view, in which `sampled` and the
-    `examples` of each quadrant are already.
+    `statistics` is its row, described and raw; `sign` is what in and post are multiplied by in the page's view, in which
+    `sampled` and the `examples` of each quadrant are already.
     """
     routed = statistics["routed"]
     views = []
@@ -94,11 +94,9 @@ def _numbers(
     if not count:
         return [None] * (3 + len(QUANTILES))
     prefix = column(quadrant, activation)
-    mean, size = statistics[f"{prefix}_sum"] / count, statistics[f"{prefix}_largest"]
-    # Imported tables have no squares.
-    squares = statistics[f"{prefix}_sum_of_squares"]
-    deviation = None if squares is None else math.sqrt(max(squares / count - mean * mean, 0.0))
-    if sign < 0 and activation in ("in", "post"):
+    # Imported tables have no deviations.
+    mean, deviation, size = (statistics[f"{prefix}_{name}"] for name in ("mean", "std", "largest"))
+    if sign < 0 and activation in ODD:
         mean = -mean
     return [mean, deviation, math.copysign(size, mean), *quantiles.get(activation, [None] * len(QUANTILES))]
 

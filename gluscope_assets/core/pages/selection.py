@@ -9,28 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.options import PageSelection, TopNeurons
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, View, column
-
-STATISTICS = (
-    "layer",
-    "neuron",
-    "expert",
-    "index",
-    "routed",
-    "positions",
-    "zero",
-    *(f"{quadrant}_{name}" for quadrant in QUADRANTS for name in ("count", "frequency", "routed_frequency")),
-    *(
-        f"{column(quadrant, activation)}_{name}"
-        for quadrant in QUADRANTS
-        for activation in ACTIVATIONS
-        for name in ("mean", "std", "largest", "sum", "sum_of_squares")
-    ),
-    "orientation",
-    *("cos_gate_in", "cos_gate_out", "cos_in_out"),
-    *("norm_gate", "norm_in", "norm_out"),
-)
-"""The numeric columns of `scan_neurons`, any of which may rank neurons: known before there is a table."""
+from gluscope_assets.core.quadrants import View
+from gluscope_assets.core.tables.schema import rankable
 
 SOME_STATISTICS = ("gate+_in+_frequency", "gate-_in+_post_largest", "cos_in_out")
 
@@ -118,7 +98,7 @@ def top_neurons(top: TopNeurons, tables: Sequence[LayerTables], view: View) -> l
 
 def check_statistic(name: str) -> None:
     """InputError if no numeric column of `scan_neurons` has that name."""
-    if name not in STATISTICS:
+    if name not in rankable():
         raise InputError(
             f"site.pages ranks by {name}, which is no statistic; choose one such as {', '.join(SOME_STATISTICS[:-1])} "
             f"or {SOME_STATISTICS[-1]}."

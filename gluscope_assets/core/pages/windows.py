@@ -10,81 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from gluscope_assets.core.arrays import ranges
-from gluscope_assets.core.quadrants import oriented_quadrant
+from gluscope_assets.core.quadrants import ODD, oriented_quadrant
+from gluscope_assets.core.tables.examples import ExampleLists
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Kept = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """Gate or in of the positions of windows and of the sample, as tables keep them."""
 
-
-@dataclass(frozen=True)
-class ExampleColumn:
-    """One list column of the examples table for a batch of neurons, flattened."""
-
-    first: Integers
-    """[neurons + 1]; neuron i has the examples first[i]:first[i + 1]."""
-    value: Floats
-    post: Floats
-    text: Integers
-    position: Integers
-    start: Integers
-    """These five are [examples]."""
-    window: Integers
-    """[examples + 1]; example e has the positions window[e]:window[e + 1] of the three arrays below."""
-    token: npt.NDArray[np.int32]
-    gate: Kept
-    in_: Kept
-    """As they are stored, in 16 bits or 32."""
-
-    @classmethod
-    def from_arrow(cls, column: pa.ListArray) -> "ExampleColumn":
-        """Flatten a column of list<struct<value, post, text, position, start, token, gate, in>>."""
-        column = with_peaks(column)
-        rows = column.flatten()
-        fields = {field.name: values for field, values in zip(rows.type, rows.flatten(), strict=True)}
-
-        def cells(name: str) -> npt.NDArray[Any]:
-            values = fields[name]
-            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-                values = values.flatten()
-            return values.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-        return cls(
-            first=_offsets(column),
-            value=cells("value").astype(np.float32, copy=False),
-            post=cells("post").astype(np.float32, copy=False),
-            text=cells("text").astype(np.int64),
-            position=cells("position").astype(np.int64),
-            start=cells("start").astype(np.int64),
-            window=_offsets(fields["token"]),
-            token=cells("token").astype(np.int32, copy=False),
-            gate=cells("gate"),
-            in_=cells("in"),
-        )
-
-
-def with_peaks(column: pa.ListArray) -> pa.ListArray:
-    """Lists of examples without those whose peak is not known: imported tables name texts alone."""
-    examples = column.flatten()
-    if not examples.field("position").null_count:
-        return column
-    known = examples.field("position").is_valid()
-    first = np.concatenate([[0], np.cumsum(known.to_numpy(zero_copy_only=False))])
-    offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
-    return pa.ListArray.from_arrays(pa.array(first[offsets].astype(np.int32)), examples.filter(known))
-
-
-def _offsets(column: pa.ListArray) -> Integers:
-    offsets: Integers = column.offsets.to_numpy().astype(np.int64)
-    from_zero: Integers = offsets - offsets[0]
-    return from_zero
-
-
-# What a page shows
 
 MOST_EXAMPLES = 16
 """Examples of a list that a page shows; a study may keep more."""
@@ -123,7 +58,7 @@ class RankedExamples:
     """Lists of a batch of neurons as their pages show them: cut to what a page shows, oriented, by neuron, then list."""
 
     def __init__(
-        self, columns: Mapping[tuple[str, str], ExampleColumn], names: Sequence[tuple[str, str]], signs: Integers
+        self, columns: Mapping[tuple[str, str], ExampleLists], names: Sequence[tuple[str, str]], signs: Integers
     ) -> None:
         """The lists `names`, (quadrant, activation), of neurons whose in and post are multiplied by `signs` [neurons].
 
@@ -133,11 +68,11 @@ class RankedExamples:
         stored, lists = [columns[name] for name in names], np.arange(len(names))
 
         def joined(name: str) -> npt.NDArray[Any]:
-            return np.concatenate([getattr(column, name) for column in stored])
+            return np.concatenate([column[name] for column in stored])
 
         def before(name: str) -> Integers:
             """[lists], entries of an array that lie in the columns before."""
-            return np.cumsum([0, *(len(getattr(column, name)) for column in stored[:-1])])
+            return np.cumsum([0, *(len(column[name]) for column in stored[:-1])])
 
         self._turned = signs < 0
         swapped = np.array([names.index((oriented_quadrant(quadrant, -1), ranked)) for quadrant, ranked in names])
@@ -155,9 +90,9 @@ class RankedExamples:
         self._low = np.maximum(start, self._position - MOST_BEFORE)
         self._length = np.minimum(start + length, self._position + 1 + MOST_AFTER) - self._low
         cells = ranges(window + self._low - start, self._length)  # [positions]
-        self._token, self._gate, self._in = (joined(name)[cells] for name in ("token", "gate", "in_"))
+        self._token, self._gate, self._in = (joined(name)[cells] for name in ("token", "gate", "in"))
         self._has_gaps = bool(np.isnan(self._gate).any())
-        odd = np.array([ranked in ("in", "post") for _, ranked in names])
+        odd = np.array([ranked in ODD for _, ranked in names])
         self._value = np.where(np.repeat(self._turned[:, None] & odd, self._counts.ravel()), -value, value)
         self._post = np.where(np.repeat(self._turned, self._counts.sum(axis=1)), -post, post)
         self._examples = np.concatenate([[0], np.cumsum(self._counts.sum(axis=1))]).tolist()

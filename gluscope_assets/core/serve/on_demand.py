@@ -20,7 +20,7 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
 from gluscope_assets.core.options import CollectionOptions
-from gluscope_assets.core.pages.explorer_columns import GROUPS, write_columns, write_vocabulary
+from gluscope_assets.core.pages.explorer_columns import groups, write_columns, write_vocabulary
 from gluscope_assets.core.pages.formats import MlpIndex
 from gluscope_assets.core.pages.layer_pages import LayerPages
 from gluscope_assets.core.pages.layer_source import LayerSource
@@ -32,6 +32,7 @@ from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.paths import LAYER_DIGITS, MANIFEST, NEURON_DIGITS, STRIPS, VOCABULARY, LayerTables, strips_file
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.site.site import render_site
+from gluscope_assets.core.tables.examples import lack_peaks
 from gluscope_assets.core.tables.orientation import scan_neurons
 
 MOST_LAYERS, MOST_PAGES, MOST_DECODERS = 4, 64, 2
@@ -39,7 +40,7 @@ MOST_LAYERS, MOST_PAGES, MOST_DECODERS = 4, 64, 2
 
 _LAYER_FILE = re.compile(
     rf"(?P<key>[^/]+)/(?P<layer>{LAYER_DIGITS})/"
-    rf"(?:(?P<neuron>{NEURON_DIGITS})\.(?:html|js)|(?P<index>index\.html)|columns/(?:{'|'.join(GROUPS)})\.js)"
+    rf"(?:(?P<neuron>{NEURON_DIGITS})\.(?:html|js)|(?P<index>index\.html)|columns/(?:{'|'.join(groups())})\.js)"
 )
 _STRIPS = re.compile(rf"{STRIPS}/(?P<layer>{LAYER_DIGITS})/(?P<first>{NEURON_DIGITS})\.js")
 _OTHER_FILE = re.compile(r"(?:static/)?[\w-]+\.\w+")
@@ -144,7 +145,7 @@ class OnDemand:
     def _with_windows(self, source: LayerSource, corpus: TokenizedCorpus, examples: pa.Table) -> pa.Table:
         """Examples of imported tables with their windows, from the model run over the texts that these neurons need."""
         # torch takes seconds to import, and only imported tables need it.
-        from gluscope_assets.core.collect.window_filling import fill_windows, lack_peaks
+        from gluscope_assets.core.collect.window_filling import fill_windows
 
         if not lack_peaks(examples):
             return examples

@@ -1,7 +1,8 @@
-"""Quadrant aggregates: their arrays, their files, their merge, and the statistics derived from them.
+"""Quadrant aggregates: their arrays, their files and their merge.
 
 An activation shard is a quadrant aggregate of part of the corpus: it has the same class and the same files, so a merge
-takes aggregates and gives one. What is measured, and how, belongs to `reduction`; where shards lie to `shards`.
+takes aggregates and gives one. What is measured, and how, belongs to `reduction`; where shards lie to `shards`; what columns
+there are to `schema`; what is derived from them to `statistics`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import offsets_of
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
-from gluscope_assets.core.paths import AGGREGATE_FILES, STATISTICS_FILE
+from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.examples import ExampleLists, cells_of, lack_peaks
+from gluscope_assets.core.tables.schema import table_of
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -212,44 +216,33 @@ def write_tables(aggregate: Aggregate, folder: Path, provenance: Mapping[str, ob
 
 
 def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
-    """The statistics, examples, sample and positions tables."""
+    """The statistics, examples, sample and positions tables, as `schema` declares them.
+
+    An array of the aggregate is a statistic, a field of examples or one of the sample by its name.
+    """
     neurons = {
-        "layer": pa.array(np.full(aggregate.neurons, aggregate.layer, dtype=np.int32)),
-        "neuron": pa.array(np.arange(aggregate.neurons, dtype=np.int32)),
-        "mlp": pa.array(aggregate.mlp.tolist(), pa.string()),
+        "layer": np.full(aggregate.neurons, aggregate.layer, dtype=np.int32),
+        "neuron": np.arange(aggregate.neurons, dtype=np.int32),
+        "mlp": aggregate.mlp.tolist(),
         "expert": pa.array(aggregate.expert, mask=aggregate.expert == NO_EXPERT),
-        "index": pa.array(aggregate.index),
+        "index": aggregate.index,
     }
-    statistics = {
-        **neurons,
-        "routed": pa.array(aggregate.routed),
-        "positions": pa.array(np.full(aggregate.neurons, aggregate.positions, dtype=np.int64)),
-        "zero": pa.array(aggregate.zero),
-    }
-    for q, quadrant in enumerate(QUADRANTS):
-        statistics[f"{quadrant}_count"] = pa.array(aggregate.count[q])
-        empty = aggregate.count[q] == 0
-        for a, activation in enumerate(ACTIVATIONS):
-            prefix = column(quadrant, activation)
-            statistics[f"{prefix}_sum"] = pa.array(aggregate.sum[q, a], mask=empty)
-            statistics[f"{prefix}_sum_of_squares"] = pa.array(aggregate.sum_of_squares[q, a], mask=empty)
-            statistics[f"{prefix}_largest"] = pa.array(aggregate.largest[q, a], mask=empty)
-    examples = {**neurons}
+    statistics = {**neurons, "positions": np.full(aggregate.neurons, aggregate.positions, dtype=np.int64)}
+    for stored in schema.STATISTICS.stored:
+        if stored.name not in statistics:
+            values = getattr(aggregate, stored.statistic)[stored.index]
+            empty = aggregate.count[stored.index[0]] == 0 if stored.quadrant and stored.null else None
+            statistics[stored.name] = pa.array(values, mask=empty)
     aggregate = replace(aggregate, window_gate=narrowest(aggregate.window_gate), window_in=narrowest(aggregate.window_in))
-    for number, (quadrant, activation) in enumerate(LISTS):
-        examples[column(quadrant, activation)] = _examples_column(aggregate, number)
-    sample = {
-        **neurons,
-        "gate": _lists_of_rows(narrowest(aggregate.sample_gate).T),
-        "in": _lists_of_rows(narrowest(aggregate.sample_in).T),
-    }
-    positions = {
-        "hash": pa.array(aggregate.sample_hash),
-        "text": pa.array(aggregate.sample_text),
-        "position": pa.array(aggregate.sample_position),
-        "token": pa.array(aggregate.sample_token),
-    }
-    return pa.table(statistics), pa.table(examples), pa.table(sample), pa.table(positions)
+    lists = {column(*ranked): _sparse(aggregate, number).to_arrow() for number, ranked in enumerate(LISTS)}
+    sample = {name: _lists_of_rows(narrowest(getattr(aggregate, f"sample_{name}")).T) for name in ("gate", "in")}
+    positions = {stored.name: getattr(aggregate, f"sample_{stored.name}") for stored in schema.POSITIONS.stored}
+    return (
+        table_of(schema.STATISTICS, statistics),
+        table_of(schema.EXAMPLES, {**neurons, **lists}),
+        table_of(schema.SAMPLE, {**neurons, **sample}),
+        table_of(schema.POSITIONS, positions),
+    )
 
 
 def narrowest(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -261,134 +254,91 @@ def narrowest(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 def _lists_of_rows(rows: Array) -> pa.ListArray:
     offsets = np.arange(rows.shape[0] + 1, dtype=np.int32) * rows.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), _cells(np.ascontiguousarray(rows).reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array(offsets), cells_of(np.ascontiguousarray(rows).reshape(-1)))
 
 
-def _cells(values: Array) -> pa.Array:
-    """Values of a window or the sample, null where the position was not routed to the neuron's expert."""
-    missing = np.isnan(values)
-    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
+def _sparse(aggregate: Aggregate, number: int) -> ExampleLists:
+    """One list, without its empty places and the cells outside of texts."""
+    held = aggregate.text[number] >= 0  # [N, K]
+    inside = aggregate.window_token[number][held] >= 0  # [examples, W]
+    first = inside.argmax(axis=1) if len(inside) else np.zeros(0, dtype=np.int64)
+    fields: dict[str, Array | None] = {"start": aggregate.position[number][held] - aggregate.window_before + first}
+    for field in schema.EXAMPLE.stored:
+        if field.name not in fields:
+            values = getattr(aggregate, _array_of(field))[number][held]
+            fields[field.name] = values[inside] if values.ndim == 2 else values
+    return ExampleLists(offsets_of(held.sum(axis=1)), offsets_of(inside.sum(axis=1)), fields)
 
 
-def _values(cells: pa.Array) -> Array:
-    """What `_cells` was given."""
-    values: Array = cells.fill_null(np.nan).to_numpy() if cells.null_count else cells.to_numpy()
-    return values
-
-
-def _offsets(lengths: npt.NDArray[np.integer]) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-
-
-def _examples_column(aggregate: Aggregate, number: int) -> pa.ListArray:
-    held = aggregate.text[number] >= 0
-    token = aggregate.window_token[number][held]
-    inside = token >= 0
-    first = inside.argmax(axis=1) if len(token) else np.zeros(0, dtype=np.int64)
-    window_offsets = _offsets(inside.sum(axis=1))
-
-    def window(cells: Array) -> pa.ListArray:
-        return pa.ListArray.from_arrays(window_offsets, _cells(cells[inside]))
-
-    struct = pa.StructArray.from_arrays(
-        [
-            pa.array(aggregate.value[number][held]),
-            pa.array(aggregate.post[number][held]),
-            pa.array(aggregate.text[number][held]),
-            pa.array(aggregate.position[number][held]),
-            pa.array((aggregate.position[number][held] - aggregate.window_before + first).astype(np.int32)),
-            pa.ListArray.from_arrays(window_offsets, pa.array(token[inside])),
-            window(aggregate.window_gate[number][held]),
-            window(aggregate.window_in[number][held]),
-        ],
-        names=["value", "post", "text", "position", "start", "token", "gate", "in"],
-    )
-    return pa.ListArray.from_arrays(_offsets(held.sum(axis=1)), struct)
+def _array_of(field: schema.Column) -> str:
+    """The array of an aggregate that has a field of examples."""
+    return f"window_{field.name}" if pa.types.is_list(field.type) else field.name
 
 
 def read_aggregate(folder: Path) -> Aggregate:
-    """Read what `write_aggregate` wrote."""
+    """Read what `write_aggregate` wrote. InputError if a table is missing, is not as `schema` declares it, or lacks peaks."""
     footer = read_provenance(folder / STATISTICS_FILE)
-    statistics, examples, sample, positions = (pq.read_table(require_file(folder / name)) for name in AGGREGATE_FILES)
-    neurons = statistics.num_rows
+    declared = (schema.STATISTICS, schema.EXAMPLES, schema.SAMPLE, schema.POSITIONS)
+    paths = [require_file(folder / name) for name in AGGREGATE_FILES]
+    statistics, examples, sample, positions = map(pq.read_table, paths)
+    for path, table, stored in zip(paths, declared, (statistics, examples, sample, positions), strict=True):
+        table.check(stored.schema, path)
+    if lack_peaks(examples):
+        raise InputError(f"{folder / EXAMPLES_FILE} has examples without windows, as imported tables do; fill them first.")
     keep, before = int(footer["examples"]), int(footer["window_before"])  # type: ignore[call-overload]
     window = before + 1 + int(footer["window_after"])  # type: ignore[call-overload]
-
-    def stacked(suffix: str, missing: float) -> Array:
-        rows = [
-            [statistics[f"{column(quadrant, activation)}_{suffix}"].fill_null(missing).to_numpy() for activation in ACTIVATIONS]
-            for quadrant in QUADRANTS
-        ]
-        return np.array(rows)
-
-    lists = [_read_examples(examples[column(*name)], keep, before, window) for name in LISTS]
-    sampled = {name: _values(sample[name].combine_chunks().values).reshape(neurons, -1).T for name in ("gate", "in")}
+    lists = [_dense(ExampleLists.from_arrow(examples[column(*ranked)]), keep, before, window) for ranked in LISTS]
+    sampled = {}
+    for name in ("gate", "in"):
+        cells = sample[name].combine_chunks().values.to_numpy(zero_copy_only=False)
+        sampled[f"sample_{name}"] = cells.reshape(statistics.num_rows, -1).T
     return Aggregate(
         layer=int(footer["layer"]),  # type: ignore[call-overload]
         positions=int(footer["positions"]),  # type: ignore[call-overload]
-        mlp=np.array(statistics["mlp"].to_pylist()),
-        expert=statistics["expert"].fill_null(NO_EXPERT).to_numpy(),
-        index=statistics["index"].to_numpy(),
-        routed=statistics["routed"].to_numpy(),
-        zero=statistics["zero"].to_numpy(),
-        count=np.array([statistics[f"{quadrant}_count"].to_numpy() for quadrant in QUADRANTS]),
-        sum=stacked("sum", 0.0),
-        sum_of_squares=stacked("sum_of_squares", 0.0),
-        largest=stacked("largest", 0.0),
-        **{name: np.stack([parts[name] for parts in lists]) for name in lists[0]},
+        **_arrays(statistics),
+        **{name: np.stack([one[name] for one in lists]) for name in lists[0]},
         window_before=before,
-        **{f"sample_{name}": positions[name].to_numpy() for name in ("hash", "text", "position", "token")},
-        **{f"sample_{name}": array for name, array in sampled.items()},
+        **{f"sample_{stored.name}": positions[stored.name].to_numpy() for stored in schema.POSITIONS.stored},
+        **sampled,
         sample_positions=int(footer["sample_positions"]),  # type: ignore[call-overload]
     )
 
 
-def _read_examples(chunks: pa.ChunkedArray, keep: int, before: int, window: int) -> dict[str, Array]:
-    lists = chunks.combine_chunks()
-    struct = lists.values
-    neurons = len(lists)
-    lengths = np.diff(lists.offsets.to_numpy())
+def _arrays(statistics: pa.Table) -> dict[str, Array]:
+    """The arrays of a statistics table: [N], [Q, N] and [Q, A, N]; 0 where a quadrant is empty."""
+    cells: dict[tuple[str, int], list[Array]] = {}
+    for stored in schema.STATISTICS.stored:
+        if stored.name in ("layer", "neuron", "positions"):
+            continue
+        values = statistics[stored.name]
+        if stored.null:
+            values = values.fill_null(NO_EXPERT if stored.name == "expert" else 0)
+        row = np.array(values.to_pylist()) if pa.types.is_string(stored.type) else values.to_numpy()
+        cells.setdefault((stored.statistic, len(stored.index)), []).append(row)
+    axes = (len(QUADRANTS), len(ACTIVATIONS))
+    return {name: np.reshape(rows, (*axes[:depth], statistics.num_rows)) for (name, depth), rows in cells.items()}
+
+
+def _dense(lists: ExampleLists, keep: int, before: int, window: int) -> dict[str, Array]:
+    """One list by the names of an aggregate's arrays: [N, K], and windows [N, K, W] with the peak at `before`."""
+    neurons, lengths = len(lists.first) - 1, np.diff(lists.first)
     row = np.repeat(np.arange(neurons), lengths)
-    place = np.arange(len(struct)) - np.repeat(lists.offsets.to_numpy()[:-1], lengths)
-    dense: dict[str, Array] = {}
-    for name, missing in (("value", 0), ("post", 0), ("text", -1), ("position", 0)):
-        values = struct.field(name).to_numpy()
-        dense[name] = np.full((neurons, keep), missing, dtype=values.dtype)
-        dense[name][row, place] = values
-    spans = struct.field("token")
-    cells = np.diff(spans.offsets.to_numpy())
-    first = before - (struct.field("position").to_numpy() - struct.field("start").to_numpy())
+    place = np.arange(lists.first[-1]) - np.repeat(lists.first[:-1], lengths)
+    cells = np.diff(lists.window)
     cell_row, cell_place = np.repeat(row, cells), np.repeat(place, cells)
-    cell = np.arange(cells.sum()) - np.repeat(spans.offsets.to_numpy()[:-1] - first, cells)
-    for name, missing in (("token", NO_TOKEN), ("gate", 0), ("in", 0)):
-        values = _values(struct.field(name).values)
-        dense[f"window_{name}"] = np.full((neurons, keep, window), missing, dtype=values.dtype)
-        dense[f"window_{name}"][cell_row, cell_place, cell] = values
+    left = before - (lists["position"] - lists["start"])
+    cell = np.arange(lists.window[-1]) - np.repeat(lists.window[:-1] - left, cells)
+    dense = {}
+    for field in schema.EXAMPLE.stored:
+        if field.name == "start":
+            continue
+        values, missing = lists[field.name], {"text": -1, "token": NO_TOKEN}.get(field.name, 0)
+        kind = np.int32 if values.dtype.kind == "i" else values.dtype
+        if pa.types.is_list(field.type):
+            array = np.full((neurons, keep, window), missing, dtype=kind)
+            array[cell_row, cell_place, cell] = values
+        else:
+            array = np.full((neurons, keep), missing, dtype=kind)
+            array[row, place] = values
+        dense[_array_of(field)] = array
     return dense
-
-
-# Derived statistics
-
-
-def describe(statistics: pl.LazyFrame) -> pl.LazyFrame:
-    """Add `{quadrant}_frequency`, `{quadrant}_routed_frequency`, and each activation's `_mean` and `_std` (population).
-
-    The first is the share of all counted positions, the second that of those routed to the neuron's expert. They are the
-    same for a neuron that sees all tokens.
-    """
-    added: list[pl.Expr] = []
-    for quadrant in QUADRANTS:
-        count = pl.col(f"{quadrant}_count")
-        added.append((count / pl.col("positions")).alias(f"{quadrant}_frequency"))
-        added.append((count / pl.col("routed")).alias(f"{quadrant}_routed_frequency"))
-        for activation in ACTIVATIONS:
-            prefix = column(quadrant, activation)
-            mean = pl.col(f"{prefix}_sum") / count
-            variance = pl.col(f"{prefix}_sum_of_squares") / count - mean**2
-            added += [mean.alias(f"{prefix}_mean"), variance.clip(lower_bound=0).sqrt().alias(f"{prefix}_std")]
-    return statistics.with_columns(added)
-
-
-def scan_statistics(folders: Sequence[Path]) -> pl.LazyFrame:
-    """The described statistics of several aggregates' folders, one row a neuron."""
-    return describe(pl.scan_parquet([require_file(folder / STATISTICS_FILE) for folder in folders]))

@@ -1,7 +1,8 @@
 """The oriented view of tables, for readers: a relabelling that is undone by doing it again.
 
-With s = sign(w_gate · w_in), in and w_out multiplied by s, the model computes the same. How s is found belongs to
-`weights`, how pages show the view to `render`; tables are stored as the model computes them and are never written here.
+With s = sign(w_gate · w_in), in and w_out multiplied by s, the model computes the same. What belongs here: the view of whole
+tables; what each column does in it is declared in `schema`. How s is found belongs to `model/weights`, how pages show the view
+to `pages`; tables are stored as the model computes them and are never written here.
 """
 
 from collections.abc import Sequence
@@ -9,29 +10,20 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import pyarrow as pa
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import require_file
-from gluscope_assets.core.quadrants import LISTS, QUADRANTS, column, oriented_quadrant
-from gluscope_assets.core.tables.aggregate import scan_statistics
+from gluscope_assets.core.paths import LayerTables
+from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
+from gluscope_assets.core.tables import schema
+from gluscope_assets.core.tables.examples import scan_examples
+from gluscope_assets.core.tables.statistics import scan_statistics
 
-ODD = {
-    f"{column(quadrant, activation)}_{statistic}"
-    for quadrant in QUADRANTS
-    for activation in ("in", "post")
-    for statistic in ("sum", "mean")
-}
-"""The statistics that change sign with in. Sizes, squares and counts do not."""
-
-ODD_COSINES = ("cos_gate_in", "cos_gate_out")
-
-EXCHANGED = {"promoted": "suppressed", "suppressed": "promoted", "in_positive": "in_negative", "in_negative": "in_positive"}
-"""Token lists of the weights tables that change places, their scores negated."""
+View = Literal["oriented", "raw"]
 
 
-def scan_neurons(
-    aggregates: Sequence[Path], weights: Sequence[Path], view: Literal["oriented", "raw"] = "oriented"
-) -> pl.LazyFrame:
+def scan_neurons(aggregates: Sequence[Path], weights: Sequence[Path], view: View = "oriented") -> pl.LazyFrame:
     """Described statistics and weights of some layers of one checkpoint, one row a neuron, in the view asked for.
 
     `aggregates` are the layers' folders, `weights` their files of weights.
@@ -46,21 +38,22 @@ def orient(frame: pl.LazyFrame) -> pl.LazyFrame:
 
     Where the orientation is -1, in+ and in- change places and what is odd in in changes its sign. The boolean column
     `oriented`, false where it is missing, is toggled: a second call gives back the first frame. InputError if the frame has
-    no orientation, a column whose counterpart is missing, or lists of examples, which are not oriented here.
+    no orientation, a column whose counterpart is missing, or columns of quadrants that are no statistics, such as lists of
+    examples.
     """
     names = set(frame.collect_schema().names())
     if "orientation" not in names:
         raise InputError("The table has no column orientation; join it with the weights table on layer and neuron.")
-    lists = sorted(names & {column(*ranked) for ranked in LISTS})
-    if lists:
-        raise InputError(f"The table holds lists of examples ({lists[0]}), which are not oriented; leave them out.")
-    turned = {name: pl.col(_counterpart(name, names)) for name in names if _quadrant_of(name)}
-    turned |= {name: -expression for name, expression in turned.items() if name in ODD}
-    turned |= {name: -pl.col(name) for name in ODD_COSINES if name in names}
-    for name, other in EXCHANGED.items():
-        if name in names:
-            negated = pl.element().struct.with_fields(score=-pl.field("score"))
-            turned[name] = pl.col(_present(other, name, names)).list.eval(negated)
+    declared = {one.name: one for one in schema.neurons().columns if one.name in names}
+    strange = sorted(name for name in names - declared.keys() if name.startswith(tuple(f"{one}_" for one in QUADRANTS)))
+    if strange:
+        raise InputError(f"The table holds {strange[0]}, and lists of examples are not oriented; leave out all but statistics.")
+    turned = {}
+    for name, one in declared.items():
+        if one.counterpart not in names:
+            raise InputError(f"The table has {name} and not {one.counterpart}, with which it changes places; select both.")
+        if one.counterpart != name or one.changes_sign():
+            turned[name] = _turned(one)
     flipped = pl.col("orientation") < 0
     return frame.with_columns(
         [pl.when(flipped).then(expression).otherwise(pl.col(name)).alias(name) for name, expression in turned.items()],
@@ -68,17 +61,35 @@ def orient(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _quadrant_of(name: str) -> str | None:
-    return next((quadrant for quadrant in QUADRANTS if name.startswith(f"{quadrant}_")), None)
+def _turned(declared: schema.Column) -> pl.Expr:
+    """What a column holds where the orientation is -1."""
+    other = pl.col(declared.counterpart)
+    if not declared.changes_sign():
+        return other
+    if declared.type == schema.TOKEN_LIST:
+        return other.list.eval(pl.element().struct.with_fields(score=-pl.field("score")))
+    return -other
 
 
-def _counterpart(name: str, names: set[str]) -> str:
-    """The column of the other sign of in."""
-    quadrant = _quadrant_of(name) or ""
-    return _present(oriented_quadrant(quadrant, -1) + name.removeprefix(quadrant), name, names)
+def scan_list(
+    tables: LayerTables, quadrant: str, activation: str, view: View = "oriented", neuron: int | None = None
+) -> pl.LazyFrame:
+    """One list of a layer, of all neurons or one, one row an example, strongest first: in the view, with its quadrant there.
 
-
-def _present(other: str, name: str, names: set[str]) -> str:
-    if other not in names:
-        raise InputError(f"The table has {name} and not {other}, with which it changes places; select both.")
-    return other
+    Columns: layer, neuron, quadrant, activation, rank (from 1) and the fields of `schema.EXAMPLE`, gate and in as float32.
+    `quadrant` is the raw one, by which lists are stored.
+    """
+    entries, flipped = scan_examples(tables.examples, quadrant, activation, neuron), pl.lit(False)
+    if view == "oriented":
+        signs = pl.scan_parquet(require_file(tables.weights)).select("neuron", "orientation")
+        entries = entries.join(signs, on="neuron", how="left", maintain_order="left")
+        flipped = pl.col("orientation") < 0
+    fields = []
+    for field in schema.EXAMPLE.stored:
+        own = pl.col(field.name)
+        if field.changes_sign(activation):
+            turned = own.list.eval(-pl.element()) if pa.types.is_list(field.type) else -own
+            own = pl.when(flipped).then(turned).otherwise(own).alias(field.name)
+        fields.append(own)
+    seen = pl.when(flipped).then(pl.lit(oriented_quadrant(quadrant, -1))).otherwise(pl.lit(quadrant))
+    return entries.select("layer", "neuron", seen.alias("quadrant"), pl.lit(activation).alias("activation"), "rank", *fields)

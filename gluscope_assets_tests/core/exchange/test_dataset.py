@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.exchange.dataset import EXAMPLE_COLUMNS, EXAMPLE_FIELDS, NEURON_COLUMNS, write_dataset
+from gluscope_assets.core.exchange.dataset import write_dataset
 from gluscope_assets.core.files import read_provenance, write_parquet
 from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
@@ -99,7 +99,8 @@ def test_the_card_names_every_file_once(dataset: Path) -> None:
     assert set(listed) == lying
 
 
-def expanded(columns: dict[str, tuple[str, str]]) -> set[str]:
+def expanded(columns: set[str]) -> set[str]:
+    """The names that a card's names stand for."""
     names = set()
     for name in columns:
         for quadrant, activation in product(QUADRANTS, ACTIVATIONS):
@@ -110,13 +111,14 @@ def expanded(columns: dict[str, tuple[str, str]]) -> set[str]:
 
 def test_the_card_has_every_column_and_no_other(dataset: Path) -> None:
     _, text = card(dataset)
-    for folder, columns in (("neurons", NEURON_COLUMNS), ("examples", EXAMPLE_COLUMNS)):
+    listed = {}
+    for folder in ("neurons", "examples"):
+        tables = text.split(f"### {folder}\n")[1].split("\n#")[0].split("Each holds structs")
+        listed, *fields = (set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) for table in tables)
         for file in (dataset / folder).rglob("*.parquet"):
-            assert set(pq.read_schema(file).names) == expanded(columns)
-        part = text.split(f"### {folder}\n")[1].split("\n#")[0]
-        assert set(columns) <= set(re.findall(r"^\| `([^`]+)` \|", part, re.MULTILINE))
+            assert set(pq.read_schema(file).names) == expanded(listed)
     kind = pq.read_schema(next((dataset / "examples").rglob("*.parquet"))).field("gate+_in+_post").type.value_type
-    assert {field.name for field in kind} == set(EXAMPLE_FIELDS)
+    assert [{field.name for field in kind}] == fields
     assert "{" not in re.sub(r"\{(quadrant|activation|list|token, score)\}", "", text.split("## Columns")[1])
 
 

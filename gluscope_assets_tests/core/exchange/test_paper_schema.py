@@ -32,8 +32,9 @@ from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
-from gluscope_assets.core.tables.aggregate import scan_statistics, tables, write_aggregate
+from gluscope_assets.core.tables.aggregate import tables, write_aggregate
 from gluscope_assets.core.tables.orientation import scan_neurons
+from gluscope_assets.core.tables.statistics import scan_statistics
 from gluscope_assets_tests.conftest import Workplace
 from gluscope_assets_tests.core.conftest import DATA, LAYERS, NEURONS, OPTIONS, TOKENS, carried
 from gluscope_assets_tests.support.reference import TableModel, collect_merged, corpus_of

@@ -21,15 +21,15 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages import explorer_columns as columns
 from gluscope_assets.core.pages.explorer_columns import (
-    GROUPS,
-    TOKEN_LISTS,
     TOKENS_AFTER,
     TOKENS_BEFORE,
+    groups,
+    token_columns,
     write_columns,
     write_vocabulary,
 )
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
-from gluscope_assets.core.tables.aggregate import scan_statistics
+from gluscope_assets.core.tables.statistics import scan_statistics
 from gluscope_assets_tests.support.synthetic import HOSTILE, Corpus, Study, byte_level_tokenizer
 
 KEY = "late-1111111"
@@ -119,7 +119,7 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_is_a_script_for_each_group(folder: Path) -> None:
-    assert sorted(path.stem for path in folder.iterdir()) == sorted(GROUPS)
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(groups())
     for path in folder.iterdir():
         assert Script(path).name == f"{KEY}/00/{path.stem}"
 
@@ -159,7 +159,7 @@ def test_tokens_are_those_of_the_weights_and_of_the_peaks(study: Study, folder: 
     weights = pq.read_table(study.folder / "layer-00.parquet").to_pydict()
     for group in ("tokens-out", "tokens-gate", "tokens-in"):
         read = read_tokens(folder, group)
-        assert tuple(read) == TOKEN_LISTS[group]
+        assert list(read) == token_columns()[group]
         for name, lists in read.items():
             assert lists == [[entry["token"] for entry in row] for row in weights[name]]
     peaks = read_tokens(folder, "tokens-peaks")
@@ -283,7 +283,7 @@ def test_experts_that_saw_nothing_have_no_values(study: Study, tmp_path: Path) -
     assert np.isnan(post[:, 2]).all()
     assert parts[0][2] == parts[3][2] == ("", "", "")
     assert parts[3][4] != ("", "", "")
-    for group in TOKEN_LISTS:
+    for group in (*token_columns(), "tokens-peaks"):
         assert all(lists[2] == [] and lists[4] for lists in read_tokens(folder, group).values())
 
 

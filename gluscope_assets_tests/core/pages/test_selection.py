@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection, TopNeurons
-from gluscope_assets.core.pages.selection import STATISTICS, check_lists, chosen_neurons, top_neurons, with_lists
+from gluscope_assets.core.pages.selection import check_lists, chosen_neurons, top_neurons, with_lists
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.orientation import scan_neurons
+from gluscope_assets.core.tables.schema import rankable
 from gluscope_assets_tests.conftest import Workplace
 
 WIDTH = 7
@@ -56,8 +57,8 @@ def write_layer(folder: Path, layer: int, seed: int, width: int = WIDTH) -> Laye
     weights = {
         **neurons,
         "orientation": pa.array(random.choice([-1, 1], width).astype(np.int8)),
-        **{name: pa.array(random.integers(-1, 2, width).astype(np.float32) / 2) for name in STATISTICS if name[:4] == "cos_"},
-        **{name: pa.array(np.ones(width, dtype=np.float32)) for name in STATISTICS if name[:5] == "norm_"},
+        **{name: pa.array(random.integers(-1, 2, width).astype(np.float32) / 2) for name in rankable() if name[:4] == "cos_"},
+        **{name: pa.array(np.ones(width, dtype=np.float32)) for name in rankable() if name[:5] == "norm_"},
     }
     write_parquet(pa.table(statistics), aggregate / "statistics.parquet", {})
     write_parquet(pa.table(weights), file, {})
@@ -114,7 +115,7 @@ def brute_force(rows: list[dict[str, Any]], top: TopNeurons, view: str) -> list[
 @given(
     seed=st.integers(0, 3),
     top=st.integers(1, 30),
-    by=st.sampled_from(STATISTICS),
+    by=st.sampled_from(rankable()),
     order=st.sampled_from(["descending", "ascending"]),
     view=st.sampled_from(["oriented", "raw"]),
     layers=st.sets(st.sampled_from(LAYERS), min_size=1),
@@ -203,7 +204,7 @@ def test_statistics_are_the_numeric_columns_of_the_tables(built_tiny: Workplace)
     weights = sorted(built_tiny.folder.root.glob("weights/first-*/layer-*.parquet"))
     for view in ("oriented", "raw"):
         schema = scan_neurons(aggregates, weights, view).collect_schema()  # type: ignore[arg-type]
-        assert {name for name, kind in schema.items() if kind.is_numeric()} == set(STATISTICS)
+        assert {name for name, kind in schema.items() if kind.is_numeric()} == set(rankable())
 
 
 def test_lists_beyond_a_layer_are_refused() -> None:

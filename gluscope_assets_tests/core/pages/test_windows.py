@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluscope_assets.core.pages.windows import MOST_AFTER, MOST_BEFORE, MOST_EXAMPLES, ExampleColumn, RankedExamples
+from gluscope_assets.core.pages.windows import MOST_AFTER, MOST_BEFORE, MOST_EXAMPLES, RankedExamples
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
+from gluscope_assets.core.tables.examples import ExampleLists
 
 NAMES = tuple((quadrant, ranked) for quadrant in QUADRANTS for ranked in ("gate", "post"))
 
@@ -36,7 +37,7 @@ def test_a_page_gets_the_lists_of_its_view_cut_to_what_it_shows(number: type, se
     of_cells = pa.list_(pa.from_numpy_dtype(number))
     kinds = {"value": pa.float32(), "post": pa.float32(), "token": pa.list_(pa.int32()), "gate": of_cells, "in": of_cells}
     row = pa.struct([(name, kinds.get(name, pa.int32())) for name in example()])
-    columns = {name: ExampleColumn.from_arrow(pa.array(lists, pa.list_(row))) for name, lists in stored.items()}
+    columns = {name: ExampleLists.from_arrow(pa.array(lists, pa.list_(row))) for name, lists in stored.items()}
     ranked = RankedExamples(columns, NAMES, np.array(signs))
     for neuron, sign in enumerate(signs):
         shown = ranked.of(neuron)

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.pages.explorer_columns import GROUPS
+from gluscope_assets.core.pages.explorer_columns import groups
 from gluscope_assets.core.pages.site_map import MANIFEST_PREFIX
 from gluscope_assets.core.paths import HOME_VARIABLE
 from gluscope_assets.core.serve.on_demand import OnDemand
@@ -229,7 +229,7 @@ def test_head_answers_as_get_without_the_content(client: Client, keys: list[str]
 
 @pytest.mark.parametrize("name", ["index.html", "static/site.css", "KEY/00/3.html", "KEY/00/columns/GROUP.js"])
 def test_a_range_is_bytes_of_the_plain_content(client: Client, keys: list[str], name: str) -> None:
-    address = "/" + name.replace("KEY", keys[1]).replace("GROUP", GROUPS[0])
+    address = "/" + name.replace("KEY", keys[1]).replace("GROUP", groups()[0])
     plain = client.get(address)
     size = len(plain.body)
     assert plain.headers["Accept-Ranges"] == "bytes"
@@ -314,7 +314,7 @@ def test_a_study_without_a_site_is_served_from_its_tables(few: Workplace, keys: 
     with closing(OnDemand(tmp_path / "none", sources)) as on_demand, serving(tmp_path / "none", on_demand) as client:
         for name in ("", "about.html", "explorer.html", "static/site.css", "vocabulary.js", f"{keys[0]}/00/7.html"):
             assert client.get(f"/{name}").status == 200, name
-        for group in GROUPS:
+        for group in groups():
             built = few.folder.site / keys[0] / "00" / "columns" / f"{group}.js"
             assert client.get(f"/{keys[0]}/00/columns/{group}.js").body == built.read_bytes()
     assert not (tmp_path / "none").exists()

@@ -20,12 +20,11 @@ from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import SHARD_MANIFEST, LayerShards
 from gluscope_assets.core.tables.aggregate import (
     Aggregate,
-    describe,
     merge,
     merge_all,
     read_aggregate,
-    scan_statistics,
 )
+from gluscope_assets.core.tables.statistics import describe, scan_statistics
 from gluscope_assets_tests.support.reference import TableModel, collect_in_memory, collect_merged, corpus_of, cut
 
 OPTIONS = CollectionOptions(examples=4, window_before=3, window_after=2, sample_positions=20)

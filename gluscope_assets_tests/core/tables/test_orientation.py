@@ -18,8 +18,9 @@ from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.weights import write_neuron_weights
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
-from gluscope_assets.core.tables.aggregate import describe, scan_statistics, write_aggregate
+from gluscope_assets.core.tables.aggregate import write_aggregate
 from gluscope_assets.core.tables.orientation import orient, scan_neurons
+from gluscope_assets.core.tables.statistics import describe, scan_statistics
 from gluscope_assets_tests.conftest import Workplace
 from gluscope_assets_tests.support.reference import collect_merged, corpus_of
 
