@@ -190,33 +190,33 @@ class _Layer:
         """Each neuron as a feature, with its activations."""
         raw_lists = {raw: _Examples(self, rows["examples"], raw) for raw in (quadrant, oriented_quadrant(quadrant, -1))}
         oriented = self.source.site_map.view == "oriented"
-        for row, (known, weights) in enumerate(zip(rows["statistics"], rows["weights"], strict=True)):
+        for row, (statistics, weights) in enumerate(zip(rows["statistics"], rows["weights"], strict=True)):
             raw = oriented_quadrant(quadrant, weights["orientation"] if oriented else 1)
-            place = {
+            identity = {
                 "modelId": self.release.model_id,
                 "layer": source_name(self.release, self.source.layer, quadrant),
-                "index": str(known["neuron"]),
+                "index": str(statistics["neuron"]),
                 "creatorId": self.release.creator_id,
             }
             # Post has one sign in a quadrant; where it is negative the neuron writes -w_out.
-            sign = -1 if (known[f"{raw}_post_sum"] or 0) < 0 else 1
+            sign = -1 if (statistics[f"{raw}_post_sum"] or 0) < 0 else 1
             raised, lowered = (weights[name] for name in ("promoted", "suppressed")[::sign])
             feature = {
-                **place,
-                "maxActApprox": _rounded(known[f"{raw}_post_largest"] or 0.0),
-                "frac_nonzero": known[f"{raw}_count"] / known["positions"] if known["positions"] else 0.0,
+                **identity,
+                "maxActApprox": _rounded(statistics[f"{raw}_post_largest"] or 0.0),
+                "frac_nonzero": statistics[f"{raw}_count"] / statistics["positions"] if statistics["positions"] else 0.0,
                 "hasVector": False,
                 "vector": [],
                 **{
-                    f"{name}_{part}": value
+                    f"{name}_{suffix}": value
                     for name, tokens in (("pos", raised), ("neg", lowered))
-                    for part, value in (
+                    for suffix, value in (
                         ("str", [self.decoder.piece(entry["token"]) for entry in tokens or ()]),
                         ("values", [_rounded(sign * entry["score"]) for entry in tokens or ()]),
                     )
                 },
             }
-            yield feature, list(raw_lists[raw].of_row(row, place))
+            yield feature, list(raw_lists[raw].of_row(row, identity))
 
 
 class _Examples:
@@ -239,8 +239,8 @@ class _Examples:
             inside &= ~np.isin(self.lists["token"], layer.corpus.special_token_ids)
         self.size: Floats = np.where(inside, size, 0).astype(np.float32)
 
-    def of_row(self, row: int, place: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """The activations of one neuron, which is the feature at `place`, strongest first."""
+    def of_row(self, row: int, identity: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """The activations of one neuron, which is the feature with this `identity`, strongest first."""
         lists, layer = self.lists, self.layer
         for example in range(int(lists.first[row]), int(lists.first[row + 1])):
             low, high = int(lists.window[example]), int(lists.window[example + 1])
@@ -250,8 +250,8 @@ class _Examples:
             values = np.minimum(self.size[low:high], largest).tolist()
             values[peak] = largest
             yield {
-                "id": _identifier(layer.source.checkpoint_key, place["modelId"], place["layer"], place["index"], text),
-                **place,
+                "id": _identifier(layer.source.checkpoint_key, identity["modelId"], identity["layer"], identity["index"], text),
+                **identity,
                 "tokens": layer.decoder.window_pieces(layer.corpus.tokens_of(text), start, high - low),
                 "values": [_rounded(value) for value in values],
                 "maxValue": _rounded(largest),

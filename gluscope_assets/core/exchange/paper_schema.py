@@ -283,16 +283,16 @@ def _statistics(
     rows: pl.DataFrame, counts: Array, largest: dict[tuple[str, str], Array], act: Callable[[Array], Array]
 ) -> dict[str, pa.Array]:
     """What the table knows of quadrants, null where they are empty."""
-    known = {}
+    columns = {}
     for q, quadrant in enumerate(QUADRANTS):
-        known[f"{quadrant}_count"] = pa.array(counts[q])
+        columns[f"{quadrant}_count"] = pa.array(counts[q])
         empty = counts[q] == 0
         for activation, name in PAPER_ACTIVATIONS.items():
             mean = rows[f"{quadrant}_{name}_mean"].to_numpy().astype(np.float64)
             sizes = largest[quadrant, activation] if (quadrant, activation) in LISTS else act(largest[quadrant, "gate"])
-            known[f"{column(quadrant, activation)}_sum"] = pa.array(mean * counts[q], mask=empty)
-            known[f"{column(quadrant, activation)}_largest"] = pa.array(sizes, mask=empty)
-    return known
+            columns[f"{column(quadrant, activation)}_sum"] = pa.array(mean * counts[q], mask=empty)
+            columns[f"{column(quadrant, activation)}_largest"] = pa.array(sizes, mask=empty)
+    return columns
 
 
 def _examples(rows: pl.DataFrame, quadrant: str, activation: str) -> ExampleLists:
@@ -307,9 +307,9 @@ def _examples(rows: pl.DataFrame, quadrant: str, activation: str) -> ExampleList
         field.name: np.zeros(0, field.type.value_type.to_pandas_dtype()) if pa.types.is_list(field.type) else None
         for field in schema.EXAMPLE.stored
     }
-    known = {"value": value, "text": texts[held].astype(np.int32), **({"post": value} if activation == "post" else {})}
+    given = {"value": value, "text": texts[held].astype(np.int32), **({"post": value} if activation == "post" else {})}
     first = offsets_of(np.bincount(neuron, minlength=len(rows)))
-    return ExampleLists(first, np.zeros(len(value) + 1, dtype=np.int64), {**nothing, **known})
+    return ExampleLists(first, np.zeros(len(value) + 1, dtype=np.int64), {**nothing, **given})
 
 
 def _largest(lists: ExampleLists) -> Array:

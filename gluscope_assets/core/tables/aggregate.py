@@ -34,6 +34,12 @@ NO_TOKEN = -1
 NO_EXPERT = -1
 """The expert of a neuron that sees all tokens."""
 
+WHICH_NEURONS = ("mlp", "expert", "index")
+"""The arrays that say which neurons an aggregate is of."""
+
+SAME_FOR_ALL = ("layer", "neuron", "positions")
+"""The statistics that are no arrays: one number for all neurons, or the row's."""
+
 
 @dataclass
 class Aggregate:
@@ -51,7 +57,7 @@ class Aggregate:
     expert: Integers
     """[N], -1 for a neuron that sees all tokens."""
     index: Integers
-    """[N], the neuron's place in its MLP or expert."""
+    """[N], the neuron's number in its MLP or expert."""
     routed: npt.NDArray[np.int64]
     """[N], counted positions that the neuron sees: those routed to its expert, or all."""
     zero: npt.NDArray[np.int64]
@@ -101,23 +107,25 @@ class Aggregate:
     def empty(self) -> "Aggregate":
         """The merge's identity, with this aggregate's layer, neurons and options."""
         shape = {field.name: getattr(self, field.name) for field in fields(self)}
-        identity = ("mlp", "expert", "index")
         blank = {
             name: np.zeros_like(array)
             for name, array in shape.items()
-            if isinstance(array, np.ndarray) and name not in identity
+            if isinstance(array, np.ndarray) and name not in WHICH_NEURONS
         }
         blank["text"] += -1
         blank["window_token"] += NO_TOKEN
-        for name in ("hash", "text", "position", "token", "gate", "in"):
-            blank[f"sample_{name}"] = blank[f"sample_{name}"][:0]
+        for name in _sample_arrays():
+            blank[name] = blank[name][:0]
         for name in ("window_gate", "window_in", "sample_gate", "sample_in"):
             blank[name] = blank[name].astype(np.float16)
         return Aggregate(**{**shape, **blank, "positions": 0})
 
 
 def merge(first: Aggregate, second: Aggregate) -> Aggregate:
-    """The aggregate of both parts of the corpus: associative and commutative, sums up to rounding."""
+    """The aggregate of two runs of texts together: associative and commutative, sums up to rounding.
+
+    InputError if the two are of different layers, neurons or options.
+    """
     import torch
 
     from gluscope_assets.core.tables.ranking import ACT_LISTS, best
@@ -128,8 +136,7 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         second.window_before,
         second.window_token.shape,
     )
-    identity = ("mlp", "expert", "index")
-    if not same_shape or not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in identity):
+    if not same_shape or not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in WHICH_NEURONS):
         raise InputError("Aggregates of different layers, widths or options cannot be merged; collect the shards again.")
     keep = first.value.shape[-1]
 
@@ -137,48 +144,58 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
         joined: Array = np.concatenate([getattr(first, name), getattr(second, name)], axis=axis)
         return joined
 
-    lists = {name: both(name, 2) for name in ("value", "post", "text", "position")}
-    tensors = {name: torch.from_numpy(array) for name, array in lists.items()}
-    order = best(**tensors, breaks_tie=ACT_LISTS[:, None, None], keep=keep).numpy()
-    windows = {name: both(name, 2) for name in ("window_token", "window_gate", "window_in")}
+    examples = {name: both(name, 2) for name in _example_arrays()}  # [L, N, 2 K] and [L, N, 2 K, W]
+    ranked = {name: torch.from_numpy(examples[name]) for name in ("value", "post", "text", "position")}
+    order = best(**ranked, breaks_tie=ACT_LISTS[:, None, None], keep=keep).numpy()  # [L, N, K]
     sampled = np.argsort(both("sample_hash", 0), kind="stable")[: first.sample_positions]
     return Aggregate(
         layer=first.layer,
         positions=first.positions + second.positions,
-        **{name: getattr(first, name) for name in identity},
+        **{name: getattr(first, name) for name in WHICH_NEURONS},
         routed=first.routed + second.routed,
         zero=first.zero + second.zero,
         count=first.count + second.count,
         sum=first.sum + second.sum,
         sum_of_squares=first.sum_of_squares + second.sum_of_squares,
         largest=np.maximum(first.largest, second.largest),
-        **{name: np.take_along_axis(array, order, axis=2) for name, array in lists.items()},
-        **{name: np.take_along_axis(array, order[..., None], axis=2) for name, array in windows.items()},
-        window_before=first.window_before,
         **{
-            f"sample_{name}": both(f"sample_{name}", 0)[sampled] for name in ("hash", "text", "position", "token", "gate", "in")
+            name: np.take_along_axis(array, order if array.ndim == 3 else order[..., None], axis=2)
+            for name, array in examples.items()
         },
+        window_before=first.window_before,
+        **{name: both(name, 0)[sampled] for name in _sample_arrays()},
         sample_positions=first.sample_positions,
     )
 
 
-NEURON_AXIS = {
-    **dict.fromkeys(("mlp", "expert", "index", "routed", "zero"), 0),
-    **dict.fromkeys(("count", "value", "post", "text", "position"), 1),
-    **dict.fromkeys(("window_token", "window_gate", "window_in", "sample_gate", "sample_in"), 1),
-    **dict.fromkeys(("sum", "sum_of_squares", "largest"), 2),
-}
-"""The axis of neurons of each array that has one."""
-
-
-def concatenate(parts: Sequence[Aggregate]) -> Aggregate:
+def concatenate(aggregates: Sequence[Aggregate]) -> Aggregate:
     """One layer's aggregate from those of its gated MLPs, over the same positions."""
-    if len(parts) == 1:
-        return parts[0]
+    if len(aggregates) == 1:
+        return aggregates[0]
     joined: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis=axis) for name, axis in NEURON_AXIS.items()
+        name: np.concatenate([getattr(one, name) for one in aggregates], axis=axis) for name, axis in _neuron_axes().items()
     }
-    return replace(parts[0], **joined)
+    return replace(aggregates[0], **joined)
+
+
+def _neuron_axes() -> dict[str, int]:
+    """The axis of neurons of each array that has one."""
+    statistics = {one.statistic: len(one.index) for one in schema.STATISTICS.stored if one.name not in SAME_FOR_ALL}
+    return {**statistics, **dict.fromkeys((*_example_arrays(), "sample_gate", "sample_in"), 1)}
+
+
+def _example_arrays() -> dict[str, schema.Column]:
+    """The arrays that hold the fields of examples. Where a window starts follows from its peak and its tokens."""
+    return {
+        f"window_{field.name}" if pa.types.is_list(field.type) else field.name: field
+        for field in schema.EXAMPLE.stored
+        if field.name != "start"
+    }
+
+
+def _sample_arrays() -> list[str]:
+    """The arrays of the sample, whose first axis is that of positions."""
+    return [*(f"sample_{one.name}" for one in schema.POSITIONS.stored), "sample_gate", "sample_in"]
 
 
 def merge_all(aggregates: Iterable[Aggregate]) -> Aggregate:
@@ -263,16 +280,10 @@ def _sparse(aggregate: Aggregate, number: int) -> ExampleLists:
     inside = aggregate.window_token[number][held] >= 0  # [examples, W]
     first = inside.argmax(axis=1) if len(inside) else np.zeros(0, dtype=np.int64)
     fields: dict[str, Array | None] = {"start": aggregate.position[number][held] - aggregate.window_before + first}
-    for field in schema.EXAMPLE.stored:
-        if field.name not in fields:
-            values = getattr(aggregate, _array_of(field))[number][held]
-            fields[field.name] = values[inside] if values.ndim == 2 else values
+    for name, field in _example_arrays().items():
+        values = getattr(aggregate, name)[number][held]
+        fields[field.name] = values[inside] if values.ndim == 2 else values
     return ExampleLists(offsets_of(held.sum(axis=1)), offsets_of(inside.sum(axis=1)), fields)
-
-
-def _array_of(field: schema.Column) -> str:
-    """The array of an aggregate that has a field of examples."""
-    return f"window_{field.name}" if pa.types.is_list(field.type) else field.name
 
 
 def read_aggregate(folder: Path) -> Aggregate:
@@ -308,7 +319,7 @@ def _arrays(statistics: pa.Table) -> dict[str, Array]:
     """The arrays of a statistics table: [N], [Q, N] and [Q, A, N]; 0 where a quadrant is empty."""
     cells: dict[tuple[str, int], list[Array]] = {}
     for stored in schema.STATISTICS.stored:
-        if stored.name in ("layer", "neuron", "positions"):
+        if stored.name in SAME_FOR_ALL:
             continue
         values = statistics[stored.name]
         if stored.null:
@@ -323,22 +334,20 @@ def _dense(lists: ExampleLists, keep: int, before: int, window: int) -> dict[str
     """One list by the names of an aggregate's arrays: [N, K], and windows [N, K, W] with the peak at `before`."""
     neurons, lengths = len(lists.first) - 1, np.diff(lists.first)
     row = np.repeat(np.arange(neurons), lengths)
-    place = np.arange(lists.first[-1]) - np.repeat(lists.first[:-1], lengths)
+    rank = np.arange(lists.first[-1]) - np.repeat(lists.first[:-1], lengths)
     cells = np.diff(lists.window)
-    cell_row, cell_place = np.repeat(row, cells), np.repeat(place, cells)
+    cell_row, cell_rank = np.repeat(row, cells), np.repeat(rank, cells)
     left = before - (lists["position"] - lists["start"])
     cell = np.arange(lists.window[-1]) - np.repeat(lists.window[:-1] - left, cells)
     dense = {}
-    for field in schema.EXAMPLE.stored:
-        if field.name == "start":
-            continue
+    for name, field in _example_arrays().items():
         values, missing = lists[field.name], {"text": -1, "token": NO_TOKEN}.get(field.name, 0)
         kind = np.int32 if values.dtype.kind == "i" else values.dtype
         if pa.types.is_list(field.type):
             array = np.full((neurons, keep, window), missing, dtype=kind)
-            array[cell_row, cell_place, cell] = values
+            array[cell_row, cell_rank, cell] = values
         else:
             array = np.full((neurons, keep), missing, dtype=kind)
-            array[row, place] = values
-        dense[_array_of(field)] = array
+            array[row, rank] = values
+        dense[name] = array
     return dense

@@ -1,7 +1,7 @@
 """Lists of examples: how the structs of the examples table lie in memory, with their one writer and their one reader.
 
 What belongs here: the way between Arrow's lists of structs, whose fields `schema.EXAMPLE` declares, and flat arrays. What does
-not: which examples a list keeps (`ranking`), how windows are found (`collect`), and what pages show of them (`pages`).
+not: which examples a list keeps (`ranking`), how windows are gathered (`collect`), and what pages show of them (`pages`).
 """
 
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ def _with_peaks(lists: pa.ListArray) -> pa.ListArray:
     examples = lists.flatten()
     if examples.type.get_field_index("position") < 0 or not examples.field("position").null_count:
         return lists
-    known = examples.field("position").is_valid()
-    first = offsets_of(known.to_numpy(zero_copy_only=False))
+    has_peak = examples.field("position").is_valid()
+    first = offsets_of(has_peak.to_numpy(zero_copy_only=False))
     offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    return pa.ListArray.from_arrays(pa.array(first[offsets].astype(np.int32)), examples.filter(known))
+    return pa.ListArray.from_arrays(pa.array(first[offsets].astype(np.int32)), examples.filter(has_peak))

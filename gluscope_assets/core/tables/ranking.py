@@ -3,6 +3,9 @@
 An example is better if its |value| is larger; for act lists then if |post| is larger, because Swish saturates; then if
 its text, then its position, comes earlier. This order is total, so a list depends on neither the order of work nor the
 cut into shards.
+
+What belongs here: the order alone. What a list stores of an example is declared in `schema`, and windows are gathered by
+`collect`. It ranks with torch, because collecting does so on the accelerator that holds the activations.
 """
 
 import torch
@@ -18,9 +21,10 @@ ACT_LISTS = torch.tensor([activation == "act" for _, activation in LISTS])
 
 
 def sort_key(value: Tensor, post: Tensor, breaks_tie: Tensor, empty: Tensor) -> Tensor:
-    """int64 whose order is that of (|value|, |post| where it breaks ties), -1 for empty places.
+    """int64 whose order is that of (|value|, |post| where it breaks ties), -1 where there is no example.
 
-    value and post are float32, all of one shape. The bits of a non-negative float32 order as the float does.
+    `value` and `post` are float32, `breaks_tie` and `empty` bool, all of one shape or broadcast to it. The bits of a
+    non-negative float32 order as the float does.
     """
     high = value.abs().view(torch.int32).to(torch.int64) << 32
     low = post.abs().view(torch.int32).to(torch.int64) * breaks_tie
@@ -28,9 +32,13 @@ def sort_key(value: Tensor, post: Tensor, breaks_tie: Tensor, empty: Tensor) -> 
 
 
 def best(value: Tensor, post: Tensor, text: Tensor, position: Tensor, breaks_tie: Tensor, keep: int) -> Tensor:
-    """Indices [..., keep] of the best examples along the last axis, best first. All inputs are [..., examples]."""
-    place = (text.to(torch.int64) << 32) | position.to(torch.int64)
-    by_place = place.argsort(dim=-1)
-    key = sort_key(value, post, breaks_tie, text == NO_TEXT).gather(-1, by_place)
-    by_key = key.argsort(dim=-1, descending=True, stable=True)[..., :keep]
-    return by_place.gather(-1, by_key)
+    """The indices of the best examples along the last axis, best first: int64 [..., keep].
+
+    `value` and `post` are float32, `text` and `position` integers, all [..., examples]; `breaks_tie` is bool and is broadcast
+    to that shape. A text is `NO_TEXT` where there is no example.
+    """
+    occurrence = (text.to(torch.int64) << 32) | position.to(torch.int64)  # [..., examples]
+    by_occurrence = occurrence.argsort(dim=-1)
+    key = sort_key(value, post, breaks_tie, text == NO_TEXT).gather(-1, by_occurrence)
+    by_key = key.argsort(dim=-1, descending=True, stable=True)[..., :keep]  # [..., keep]
+    return by_occurrence.gather(-1, by_key)
