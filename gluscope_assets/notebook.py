@@ -1,7 +1,7 @@
 """A built study as polars frames, for notebooks: `gluscope_assets.open(storage, study)`.
 
 Reads what the assets wrote and computes nothing from activations. Frames are lazy where they can be large. Pages belong to
-`core/neuron_page.py`; what the columns mean to `core/aggregate.py` and `core/weights.py`.
+`core/pages`; what the columns mean is declared in `core/tables/schema.py`.
 """
 
 import html

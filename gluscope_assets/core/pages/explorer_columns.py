@@ -42,8 +42,8 @@ from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.examples import ExampleLists
 from gluscope_assets.core.tables.statistics import described
 
-PEAKS, CONTEXTS = "tokens-peaks", "contexts"
-"""The scripts that are made from examples."""
+SUMMARY, PEAKS, CONTEXTS = "summary", "tokens-peaks", "contexts"
+"""The scripts that hold several columns of numbers, and those that are made from examples."""
 
 TOKENS_BEFORE, TOKENS_AFTER = 24, 12
 """Tokens of a context before and after its peak."""
@@ -63,12 +63,12 @@ def groups() -> tuple[str, ...]:
 
 def statistic_columns() -> dict[str, list[str]]:
     """The columns in each script of a statistic, one a quadrant, in the order of `QUADRANTS`."""
-    return _columns_of([one for one in schema.neurons().columns if one.activation])
+    return _columns_of(one for one in schema.neurons().columns if one.quadrant and one.explorer != SUMMARY)
 
 
 def token_columns() -> dict[str, list[str]]:
     """The columns of the weights tables in each script of tokens, in their order."""
-    return _columns_of([one for one in schema.neurons().columns if one.type == schema.TOKEN_LIST])
+    return _columns_of(one for one in schema.neurons().columns if one.type == schema.TOKEN_LIST)
 
 
 def _columns_of(columns: Iterable[schema.Column]) -> dict[str, list[str]]:
@@ -103,7 +103,7 @@ def write_columns(
             folder / f"{group}.js", columns_script(checkpoint_key, layer, group), {"width": width, **facts}, parts
         )
 
-    written = write("summary", *_summary(statistics, known, aggregate))
+    written = write(SUMMARY, *_summary(statistics, known, aggregate))
     for group, names in statistic_columns().items():
         written += write(group, {}, [planes(np.stack([statistics[name].to_numpy() for name in names]), "<f4")])
     peaks, contexts = _from_examples(aggregate / EXAMPLES_FILE, width, corpus, decoder)
@@ -177,18 +177,6 @@ def _token_list(lists: pa.ChunkedArray) -> tuple[Integers, Integers]:
     return lengths, column.flatten().field("token").to_numpy().astype(np.int64)
 
 
-@dataclass(frozen=True)
-class Peaks:
-    """The peaks of one quadrant's examples by |post|, of some neurons."""
-
-    first: Integers
-    """[neurons + 1]; neuron i has the examples first[i]:first[i + 1]."""
-    post: npt.NDArray[np.float32]
-    text: Integers
-    position: Integers
-    """These three are [examples]."""
-
-
 def _from_examples(
     path: Path, width: int, corpus: Texts, decoder: TokenDecoder
 ) -> tuple[list[tuple[Integers, Integers]], list[bytes]]:
@@ -198,7 +186,7 @@ def _from_examples(
     contexts: list[list[_Contexts]] = [[] for _ in QUADRANTS]
     for _, batch in read_peaks(path, width):
         for place, peaks in enumerate(batch):
-            lists[place].append(_distinct(peaks.first, _tokens_at(corpus, peaks.text, peaks.position)))
+            lists[place].append(_distinct(peaks.first, _tokens_at(corpus, peaks["text"], peaks["position"])))
             contexts[place].append(_contexts(peaks, corpus, pieces))
     joined = [tuple(np.concatenate(parts) for parts in zip(*quadrant, strict=True)) for quadrant in lists]
 
@@ -213,8 +201,11 @@ def _from_examples(
     ]
 
 
-def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator[tuple[int, list[Peaks]]]:
-    """Batches of neurons: the first one, and the peaks of each quadrant. Of all `width`, or of at least `neurons`."""
+def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator[tuple[int, list[ExampleLists]]]:
+    """Batches of neurons: the first one, and each quadrant's list by post, without windows and values.
+
+    Of all `width` neurons, or of at least `neurons`. InputError if the table is of other neurons.
+    """
     names = [column(quadrant, "post") for quadrant in QUADRANTS]
     wanted = dict.fromkeys(names, ("post", "text", "position"))
     other = InputError(f"{path} does not hold the {width} neurons of its statistics; delete it and run gluscope build.")
@@ -223,11 +214,7 @@ def read_peaks(path: Path, width: int, neurons: range | None = None) -> Iterator
     for first, batch in _read_batches(path, {"neuron": (), **wanted}, range(width) if neurons is None else neurons):
         if not np.array_equal(batch["neuron"].to_numpy(), np.arange(first, first + len(batch))):
             raise other
-        found = []
-        for name in names:
-            lists = ExampleLists.from_arrow(batch[name])
-            found.append(Peaks(lists.first, lists["post"], lists["text"], lists["position"]))
-        yield first, found
+        yield first, [ExampleLists.from_arrow(batch[name]) for name in names]
 
 
 def _tokens_at(corpus: Texts, text: Integers, position: Integers) -> Integers:
@@ -292,11 +279,11 @@ class _Contexts:
     texts: bytes
 
 
-def _contexts(peaks: Peaks, corpus: Texts, pieces: _Pieces) -> _Contexts:
+def _contexts(peaks: ExampleLists, corpus: Texts, pieces: _Pieces) -> _Contexts:
     neurons = len(peaks.first) - 1
     held = np.flatnonzero(np.diff(peaks.first))
     best = peaks.first[held]
-    text, position = peaks.text[best], peaks.position[best]
+    text, position = peaks["text"][best], peaks["position"][best]
     token, left, right = _tokens_around(corpus, text, position)
     # Each window is closed by NUL, and a neuron without an example is that NUL alone.
     window = np.zeros(neurons, dtype=np.int64)
@@ -312,7 +299,7 @@ def _contexts(peaks: Peaks, corpus: Texts, pieces: _Pieces) -> _Contexts:
     post = np.full(neurons, np.nan, dtype=np.float32)
     peak, length = np.zeros((2, neurons), dtype=np.int64)
     at = begin[held] + left
-    post[held] = peaks.post[best]
+    post[held] = peaks["post"][best]
     peak[held], length[held] = before[at] - before[begin[held]], units[index[at]]
     # A neuron has a NUL at least, so that only a batch of none has no characters.
     texts = characters.to_pybytes()[: np.frombuffer(offsets, np.int32)[len(index)]] if neurons else b""

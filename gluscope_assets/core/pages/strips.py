@@ -17,13 +17,14 @@ import polars as pl
 
 from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
 from gluscope_assets.core.files import replacing_folder, require_file
-from gluscope_assets.core.pages.explorer_columns import Peaks, read_peaks
+from gluscope_assets.core.pages.explorer_columns import read_peaks
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.shown_texts import Texts
 from gluscope_assets.core.pages.site_map import SiteMap, neuron_ranges
 from gluscope_assets.core.pages.templates import write_page
 from gluscope_assets.core.paths import STRIPS, LayerTables, strips_file, strips_script
 from gluscope_assets.core.quadrants import QUADRANTS
+from gluscope_assets.core.tables.examples import ExampleLists
 
 CELLS = 16
 """Neurons times checkpoints in one script: about 3 KB compressed."""
@@ -131,19 +132,19 @@ def _stages(
     return stages
 
 
-def _strongest(peaks: Peaks, neuron: int, corpus: Texts, decoder: TokenDecoder) -> list[Any] | None:
+def _strongest(peaks: ExampleLists, neuron: int, corpus: Texts, decoder: TokenDecoder) -> list[Any] | None:
     """[post, text before the peak, peak, text after it] of a quadrant's strongest example; None where it has none."""
     first, end = peaks.first[neuron : neuron + 2].tolist()
     if first == end:
         return None
-    position = int(peaks.position[first])
+    position = int(peaks["position"][first])
     low = max(position - TOKENS_BEFORE, 0)
     end = position + TOKENS_AFTER + 1
     # Read further, so that characters which the edges would split are whole.
     margin = min(low, CONTEXT_TOKENS)
-    around = corpus.tokens_of(int(peaks.text[first]))[low - margin : end + CONTEXT_TOKENS].tolist()
+    around = corpus.tokens_of(int(peaks["text"][first]))[low - margin : end + CONTEXT_TOKENS].tolist()
     pieces = [
         SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in decoder.pieces(around)[margin : margin + end - low]
     ]
     at = position - low
-    return [float(f"{peaks.post[first]:.4g}"), "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])]
+    return [float(f"{peaks['post'][first]:.4g}"), "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])]

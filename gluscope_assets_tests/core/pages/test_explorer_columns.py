@@ -29,6 +29,7 @@ from gluscope_assets.core.pages.explorer_columns import (
     write_vocabulary,
 )
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
+from gluscope_assets.core.tables.examples import ExampleLists
 from gluscope_assets.core.tables.statistics import scan_statistics
 from gluscope_assets_tests.support.synthetic import HOSTILE, Corpus, Study, byte_level_tokenizer
 
@@ -372,10 +373,9 @@ def test_any_texts_and_peaks_are_those_of_brute_force(texts: list[list[int]], pl
     corpus = Corpus([np.array(text, dtype=np.int32) for text in texts])
     peaks = [[(text % len(texts), position % len(texts[text % len(texts)])) for text, position in row] for row in places]
     flat = np.array([peak for row in peaks for peak in row], dtype=np.int64).reshape(-1, 2)
-    batch = columns.Peaks(
-        np.cumsum([0, *map(len, peaks)]), np.arange(len(flat), dtype=np.float32), flat[:, 0].copy(), flat[:, 1].copy()
-    )
-    lengths, tokens = columns._distinct(batch.first, columns._tokens_at(corpus, batch.text, batch.position))
+    fields = {"post": np.arange(len(flat), dtype=np.float32), "text": flat[:, 0].copy(), "position": flat[:, 1].copy()}
+    batch = ExampleLists(np.cumsum([0, *map(len, peaks)]), np.zeros(len(flat) + 1, dtype=np.int64), fields)
+    lengths, tokens = columns._distinct(batch.first, columns._tokens_at(corpus, batch["text"], batch["position"]))
     lists = np.split(tokens, np.cumsum(lengths)[:-1])
     assert [part.tolist() for part in lists] == [list(dict.fromkeys(texts[text][at] for text, at in row)) for row in peaks]
     found = columns._contexts(batch, corpus, columns._Pieces(DECODER))
