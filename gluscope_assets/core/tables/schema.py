@@ -126,11 +126,11 @@ class Table:
         """InputError if a file lacks a column or has one of another type. It may have columns that are not declared."""
         for declared in self.stored:
             if declared.name not in stored.names:
-                raise InputError(f"{path} lacks the column {declared.name}; run gluscope build to make it again.")
+                raise InputError(f"{path} lacks the column {declared.name}; delete it and run gluscope build.")
             kind = stored.field(declared.name).type
             if not _fits(kind, declared.type):
                 raise InputError(
-                    f"{path}: {declared.name} is {kind} and should be {declared.type}; run gluscope build to make it again."
+                    f"{path}: {declared.name} is {kind} and should be {declared.type}; delete it and run gluscope build."
                 )
 
 

@@ -125,7 +125,7 @@ def test_one_neuron_is_read_from_its_row_group_alone(tmp_path: Path) -> None:
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     collect_in_memory(table_model(5), cut(corpus_of(random_texts(5)), 3), OPTIONS, tmp_path)
     LayerShards(tmp_path, 0).shard(1).rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="shard-0001.*materialize"):
+    with pytest.raises(InputError, match="shard-0001.*run gluscope build"):
         merge_shards(tmp_path, 0, tmp_path / "merged", {})
     assert not (tmp_path / "merged").exists()
 

@@ -123,7 +123,7 @@ def test_lists_of_wide_values_fit_and_are_united() -> None:
     wide = {one.name: lists(full, half) if one.quadrant else one.type for one in schema.EXAMPLES.stored}
     schema.EXAMPLES.check(pa.schema(list(wide.items())), Path("examples.parquet"))
     strange = {**wide, "gate+_in+_gate": pa.list_(pa.struct([("value", full)]))}
-    with pytest.raises(InputError, match=r"examples.parquet: gate\+_in\+_gate is list.*; run gluscope build"):
+    with pytest.raises(InputError, match=r"examples.parquet: gate\+_in\+_gate is list.*; delete it and run gluscope build"):
         schema.EXAMPLES.check(pa.schema(list(strange.items())), Path("examples.parquet"))
 
 
@@ -197,7 +197,9 @@ def test_a_made_up_column_is_written_and_read(collected: Path, smallest: WithSma
 
 
 def test_a_made_up_column_is_checked(collected: Path, smallest: WithSmallest, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"statistics.parquet lacks the column gate\+_in\+_gate_smallest; run gluscope build"):
+    with pytest.raises(
+        InputError, match=r"statistics.parquet lacks the column gate\+_in\+_gate_smallest; delete it and run gluscope build"
+    ):
         read_aggregate(collected)
     write_aggregate(smallest, tmp_path / "wider", provenance(collected))
     assert not any(verify_aggregate(tmp_path / "wider", CORPUS, OPTIONS).values())
