@@ -21,8 +21,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
 from gluscope_assets.core.paths import StudyFolder, default_home
-from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
-from gluscope_assets.core.tables.orientation import View, scan_list, scan_neurons
+from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, View, column
+from gluscope_assets.core.tables.orientation import scan_list, scan_neurons
 from gluscope_assets.study.sources import built_checkpoints
 from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
 

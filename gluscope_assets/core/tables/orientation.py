@@ -7,7 +7,6 @@ to `pages`; tables are stored as the model computes them and are never written h
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 import pyarrow as pa
@@ -15,12 +14,10 @@ import pyarrow as pa
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import require_file
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
+from gluscope_assets.core.quadrants import QUADRANTS, View, oriented_quadrant
 from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.examples import scan_examples
 from gluscope_assets.core.tables.statistics import scan_statistics
-
-View = Literal["oriented", "raw"]
 
 
 def scan_neurons(aggregates: Sequence[Path], weights: Sequence[Path], view: View = "oriented") -> pl.LazyFrame:
