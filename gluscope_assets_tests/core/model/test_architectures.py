@@ -86,9 +86,9 @@ def test_from_texts_to_pages(tmp_path: Path, name: str) -> None:
     merged = merge_shards(tmp_path / "shards", layer, tmp_path / "aggregate", {})
     assert_agrees(merged, brute_force(corpus, recorded, OPTIONS), recorded, corpus)
     assert not any(verify_aggregate(tmp_path / "aggregate", corpus, OPTIONS).values())
-    parts = [part for part in found.parts if layer in part.layers]
-    assert merged.neurons == sum(part.width * (part.experts or 1) for part in parts)
-    assert set(merged.mlp) == {part.mlp for part in parts}
+    groups = [group for group in found.groups if layer in group.layers]
+    assert merged.neurons == sum(group.width * (group.experts or 1) for group in groups)
+    assert set(merged.mlp) == {group.mlp for group in groups}
 
     # Weights name the same neurons.
     rows = write_neuron_weights(checkpoint, [layer], lambda _: tmp_path / "weights.parquet", {}, stack)[layer]
