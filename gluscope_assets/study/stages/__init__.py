@@ -1,8 +1,8 @@
 """What each stage of a study does, a module a stage: the computation of `core` with the study's options and paths.
 
-Here: which function of `core` makes a stage's results, and what is said of them. What a stage is made from belongs to
-`fingerprints`; partitions, retries and records belong to `orchestration`; nothing here knows of Dagster. The import closure of
-a stage's module is the code that makes its results (`closure`), so a stage imports what it runs and nothing else.
+Here: which function of `core` makes a stage's results, and what is said of them. Not here: what a stage is made from
+(`fingerprints`), partitions, retries and records (`orchestration`), and Dagster. The import closure of a stage's module is the
+code that makes its results (`closure`), so a stage imports what it runs and nothing else.
 """
 
 __all__ = [
