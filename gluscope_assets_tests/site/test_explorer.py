@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, Page, expect
 from gluscope_assets.core.corpus.decoder import visible
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages import explorer_columns
-from gluscope_assets.core.pages.explorer_columns import TOKENS_AFTER, TOKENS_BEFORE, token_columns, write_columns
+from gluscope_assets.core.pages.contexts import TOKENS_AFTER, TOKENS_BEFORE
+from gluscope_assets.core.pages.explorer_columns import token_columns, write_columns
 from gluscope_assets.core.pages.site_map import manifest_text
 from gluscope_assets.core.paths import MANIFEST
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant

@@ -10,7 +10,7 @@ The line from tables to a page, a module a step:
 - the template `neuron.html` is filled (`templates`), with numbers as `formats` writes them.
 
 Beside it: which neurons get a page (`selection`), which pages there are (`site_map`), the explorer's data of all neurons
-(`explorer_columns`), and the strips along training (`strips`).
+(`explorer_columns`, with the texts of `contexts`), and the strips along training (`strips`), both from the `peaks` of examples.
 
 What does not belong here: the index and whatever else surrounds the pages (`core.site`), computing statistics, lists and
 windows (`core.tables`, `core.collect`), and looks, which lie in `site/` as templates, style sheets and scripts.

@@ -17,8 +17,8 @@ import polars as pl
 
 from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
 from gluscope_assets.core.files import replacing_folder, require_file
-from gluscope_assets.core.pages.explorer_columns import read_peaks
 from gluscope_assets.core.pages.formats import safe_json
+from gluscope_assets.core.pages.peaks import read_peaks
 from gluscope_assets.core.pages.shown_texts import Texts
 from gluscope_assets.core.pages.site_map import SiteMap, neuron_ranges
 from gluscope_assets.core.pages.templates import write_page

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.pages import explorer_columns as columns
+from gluscope_assets.core.pages import peaks
 from gluscope_assets.core.pages.explorer_columns import (
-    TOKENS_AFTER,
-    TOKENS_BEFORE,
     groups,
     token_columns,
     write_columns,
     write_vocabulary,
 )
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
-from gluscope_assets.core.tables.examples import ExampleLists
 from gluscope_assets.core.tables.statistics import scan_statistics
+from gluscope_assets_tests.support.random_peaks import RandomPeaks, around, random_peaks
 from gluscope_assets_tests.support.synthetic import HOSTILE, Corpus, Study, byte_level_tokenizer
 
 KEY = "late-1111111"
@@ -172,14 +169,6 @@ def test_tokens_are_those_of_the_weights_and_of_the_peaks(study: Study, folder: 
             assert peaks[f"{quadrant}_peaks"][neuron] == list(dict.fromkeys(found))
 
 
-def around(decoder: TokenDecoder, tokens: Sequence[int], position: int) -> tuple[str, str, str]:
-    """A context by brute force: the whole text decoded, then cut."""
-    pieces = [visible(piece).replace("\n", "") for piece in decoder.pieces([int(token) for token in tokens])]
-    low = max(position - TOKENS_BEFORE, 0)
-    after = pieces[position + 1 : position + TOKENS_AFTER + 1]
-    return "".join(pieces[low:position]), pieces[position], "".join(after)
-
-
 def test_contexts_are_the_texts_around_the_strongest_post(study: Study, folder: Path) -> None:
     post, parts = read_contexts(folder)
     examples = pq.read_table(study.folder / "aggregate/examples.parquet").to_pydict()
@@ -314,7 +303,7 @@ def test_counts_beyond_32_bits_are_exact(study: Study, tmp_path: Path) -> None:
 def test_batches_change_no_byte(
     study: Study, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neurons: int
 ) -> None:
-    monkeypatch.setattr(columns, "NEURONS_AT_ONCE", neurons)
+    monkeypatch.setattr(peaks, "NEURONS_AT_ONCE", neurons)
     study.write_columns(tmp_path)
     for path in folder.iterdir():
         assert (tmp_path / KEY / "00" / "columns" / path.name).read_bytes() == path.read_bytes()
@@ -360,28 +349,11 @@ def test_tables_that_do_not_belong_together_are_refused(study: Study, tmp_path: 
         write(aggregate, weights)
 
 
-DECODER = TokenDecoder(byte_level_tokenizer())
-TOKENS = st.integers(0, len(DECODER.split) + 3)
-
-
 @settings(max_examples=60)
-@given(
-    texts=st.lists(st.lists(TOKENS, min_size=1, max_size=90), min_size=1, max_size=4),
-    places=st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 89)), max_size=5), min_size=1, max_size=6),
-)
-def test_any_texts_and_peaks_are_those_of_brute_force(texts: list[list[int]], places: list[list[tuple[int, int]]]) -> None:
-    corpus = Corpus([np.array(text, dtype=np.int32) for text in texts])
-    peaks = [[(text % len(texts), position % len(texts[text % len(texts)])) for text, position in row] for row in places]
-    flat = np.array([peak for row in peaks for peak in row], dtype=np.int64).reshape(-1, 2)
-    fields = {"post": np.arange(len(flat), dtype=np.float32), "text": flat[:, 0].copy(), "position": flat[:, 1].copy()}
-    batch = ExampleLists(np.cumsum([0, *map(len, peaks)]), np.zeros(len(flat) + 1, dtype=np.int64), fields)
-    lengths, tokens = columns._distinct(batch.first, columns._tokens_at(corpus, batch["text"], batch["position"]))
+@given(random_peaks())
+def test_tokens_of_any_peaks_are_those_of_brute_force(made: RandomPeaks) -> None:
+    peaks = made.lists
+    lengths, tokens = columns._distinct(peaks.first, columns._tokens_at(made.corpus, peaks["text"], peaks["position"]))
     lists = np.split(tokens, np.cumsum(lengths)[:-1])
-    assert [part.tolist() for part in lists] == [list(dict.fromkeys(texts[text][at] for text, at in row)) for row in peaks]
-    found = columns._contexts(batch, corpus, columns._Pieces(DECODER))
-    shown = found.texts.decode().split("\0")
-    assert shown.pop() == ""
-    for row, text, begin, length in zip(peaks, shown, found.peak.tolist(), found.length.tolist(), strict=True):
-        before, peak, after = around(DECODER, texts[row[0][0]], row[0][1]) if row else ("", "", "")
-        assert text == before + peak + after
-        assert (begin, length) == (len(before.encode("utf-16-le")) // 2, len(peak.encode("utf-16-le")) // 2)
+    expected = [list(dict.fromkeys(made.texts[text][at] for text, at in row)) for row in made.peaks]
+    assert [of_neuron.tolist() for of_neuron in lists] == expected
