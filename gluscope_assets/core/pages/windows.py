@@ -70,10 +70,9 @@ class RankedExamples:
         def joined(name: str) -> npt.NDArray[Any]:
             return np.concatenate([column[name] for column in stored])
 
-        def before(name: str) -> Integers:
-            """[lists], entries of an array that lie in the columns before."""
-            return np.cumsum([0, *(len(column[name]) for column in stored[:-1])])
-
+        # [lists], examples and cells in the columns before.
+        examples_before = np.cumsum([0, *(column.first[-1] for column in stored[:-1])])
+        cells_before = np.cumsum([0, *(column.window[-1] for column in stored[:-1])])
         self._turned = signs < 0
         swapped = np.array([names.index((oriented_quadrant(quadrant, -1), ranked)) for quadrant, ranked in names])
         # [neurons, lists], the column that holds what a page shows as a list.
@@ -81,10 +80,10 @@ class RankedExamples:
         first, neurons = np.stack([column.first for column in stored]), np.arange(len(signs))[:, None]
         head = first[column_of, neurons]  # [neurons, lists]
         self._counts = np.minimum(first[column_of, neurons + 1] - head, MOST_EXAMPLES)  # [neurons, lists]
-        examples = ranges((head + before("value")[column_of]).ravel(), self._counts.ravel())  # [examples]
+        examples = ranges((head + examples_before[column_of]).ravel(), self._counts.ravel())  # [examples]
         value, post, start = (joined(name)[examples] for name in ("value", "post", "start"))
         self._text, self._position = joined("text")[examples], joined("position")[examples]
-        windows = [column.window[:-1] + cells for column, cells in zip(stored, before("token"), strict=True)]
+        windows = [column.window[:-1] + cells for column, cells in zip(stored, cells_before, strict=True)]
         window = np.concatenate(windows)[examples]
         length = np.concatenate([np.diff(column.window) for column in stored])[examples]
         self._low = np.maximum(start, self._position - MOST_BEFORE)
