@@ -37,6 +37,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.paths import INDEX, MANIFEST
 from gluscope_assets.core.serve.on_demand import OnDemand
 
 KINDS = {
@@ -78,12 +79,13 @@ class _Site:
         if _NAME.fullmatch(name) is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such page.")
         if name.endswith("/") or not name:
-            name += "index.html"
+            name += INDEX
         path, status = self.files.lookup_path(name)
         if status is not None and stat.S_ISDIR(status.st_mode):
             return RedirectResponse(f"/{name}/", HTTPStatus.MOVED_PERMANENTLY)
-        is_live = self.on_demand is not None and name in self.on_demand.live
-        content = self._made(name) if is_live or status is None else None
+        # The site's own manifest names only the pages that a build has written.
+        is_made = status is None or (self.on_demand is not None and name == MANIFEST)
+        content = self._made(name) if is_made else None
         if content is None and status is not None:
             tag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
         else:

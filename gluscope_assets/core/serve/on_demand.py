@@ -6,12 +6,11 @@ into the site.
 
 import re
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -45,7 +44,8 @@ _LAYER_FILE = re.compile(
 _STRIPS = re.compile(rf"{STRIPS}/(?P<layer>{LAYER_DIGITS})/(?P<first>{NEURON_DIGITS})\.js")
 _OTHER_FILE = re.compile(r"(?:static/)?[\w-]+\.\w+")
 
-Made = TypeVar("Made")
+Stamp = tuple[str, int, tuple[int, ...]]
+"""A checkpoint's key, a layer and when its tables were made."""
 
 
 class OnDemand:
@@ -54,9 +54,6 @@ class OnDemand:
     `site` is the folder of the built site, which may be missing. The `sources` are the layers that have tables, at least
     one, in the order of checkpoints and layers; their site map selects all neurons, so that each page leads to its neighbours.
     """
-
-    live = frozenset([MANIFEST])
-    """Files that take the place of those of the site."""
 
     def __init__(self, site: Path, sources: Sequence[LayerSource]) -> None:
         self.site, self.site_map = site, sources[0].site_map
@@ -67,8 +64,8 @@ class OnDemand:
             tables.setdefault(source.layer, []).append(source)
         self._compared = compared(tables)
         self._lock = Lock()
-        self._layers: OrderedDict[Hashable, LayerPages] = OrderedDict()
-        self._pages: OrderedDict[Hashable, dict[str, bytes]] = OrderedDict()
+        self._layer = lru_cache(MOST_LAYERS)(self._open)
+        self._page = lru_cache(MOST_PAGES)(lambda stamp, neuron: next(iter(self._layer(stamp).pages([neuron]))).files)
         self._decoder = lru_cache(MOST_DECODERS)(TokenDecoder.from_folder)
         self._corpus = lru_cache(1)(lambda path, _: TokenizedCorpus.open(path))
         self._model = lru_cache(1)(lambda folder: load_model(Checkpoint(folder.name, folder, ""), "float32", "cpu"))
@@ -112,35 +109,33 @@ class OnDemand:
             return self._strips(name, int(strips["layer"]), int(strips["first"]))
         named = _LAYER_FILE.fullmatch(name)
         if named is None:
-            return self._written(name, None) if _OTHER_FILE.fullmatch(name) else None
+            return self._written(name, partial(self._write_other, name)) if _OTHER_FILE.fullmatch(name) else None
         source = self.sources.get((named["key"], int(named["layer"])))
         if source is None:
             return None
         if named["neuron"] is not None:
-            return self._page(source, int(named["neuron"])).get(name.rpartition("/")[2])
+            return self._page_file(source, int(named["neuron"]), name)
         if named["index"] is None:
-            return self._written(name, source)
+            return self._written(name, partial(self._write_columns, source))
         with self._lock:
-            return self._open(source).index(_summaries(source))
+            return self._layer(_stamp(source)).index(_summaries(source))
 
-    def _page(self, source: LayerSource, neuron: int) -> dict[str, bytes]:
-        """The files of one neuron; none if the layer has no such neuron."""
+    def _page_file(self, source: LayerSource, neuron: int, name: str) -> bytes | None:
+        """A file of a neuron's page; None if the layer has no such neuron."""
         if neuron >= self._widths[source.layer]:
-            return {}
+            return None
         with self._lock:
-            made_from = _stamp(source), neuron
-            return _remembered(self._pages, MOST_PAGES, made_from, lambda: next(iter(self._open(source).pages([neuron]))).files)
+            return self._page(_stamp(source), neuron)[name.rpartition("/")[2]]
 
-    def _open(self, source: LayerSource) -> LayerPages:
+    def _open(self, stamp: Stamp) -> LayerPages:
         """The pages of a layer, opened again when its tables have been made again."""
-        stamp = _stamp(source)
+        source = self.sources[stamp[:2]]
+        corpus, decoder = self._texts(source)
+        return LayerPages(source, ShownTexts(corpus), Vocabulary(decoder), partial(self._with_windows, source, corpus))
 
-        def opened() -> LayerPages:
-            corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
-            vocabulary = Vocabulary(self._decoder(source.tokenizer))
-            return LayerPages(source, ShownTexts(corpus), vocabulary, partial(self._with_windows, source, corpus))
-
-        return _remembered(self._layers, MOST_LAYERS, stamp, opened)
+    def _texts(self, source: LayerSource) -> tuple[TokenizedCorpus, TokenDecoder]:
+        """The texts that a layer's tables are about, and what their tokens say."""
+        return self._corpus(source.corpus, source.corpus.stat().st_mtime_ns), self._decoder(source.tokenizer)
 
     def _with_windows(self, source: LayerSource, corpus: TokenizedCorpus, examples: pa.Table) -> pa.Table:
         """Examples of imported tables with their windows, from the model run over the texts that these neurons need."""
@@ -163,47 +158,37 @@ class OnDemand:
             or first not in range(0, self._widths[layer], together)
         ):
             return None
-        source, scratch = self.sources[tables[-1].checkpoint_key, layer], Path(self._scratch.name)
-        with self._lock:
-            if not (scratch / name).is_file():
-                corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
-                decoder = self._decoder(source.tokenizer)
-                write_layer_strips(scratch / STRIPS, layer, tables, [first], together, corpus, decoder)
-            return (scratch / name).read_bytes()
+        source = self.sources[tables[-1].checkpoint_key, layer]
 
-    def _written(self, name: str, source: LayerSource | None) -> bytes | None:
-        """A file that is made together with others, on disk."""
+        def write(scratch: Path) -> None:
+            write_layer_strips(scratch / STRIPS, layer, tables, [first], together, *self._texts(source))
+
+        return self._written(name, write)
+
+    def _write_columns(self, source: LayerSource, scratch: Path) -> None:
+        key, layer, texts = source.checkpoint_key, source.layer, self._texts(source)
+        write_columns(scratch, key, layer, source.aggregate, source.weights, *texts)
+
+    def _write_other(self, name: str, scratch: Path) -> None:
+        """The vocabulary, or what surrounds the pages."""
+        if name == f"{VOCABULARY}.js":
+            write_vocabulary(scratch, self._decoder(next(iter(self.sources.values())).tokenizer))
+        elif not (scratch / MANIFEST).is_file():
+            render_site(scratch, self.site_map)
+
+    def _written(self, name: str, write: Callable[[Path], None]) -> bytes | None:
+        """A file that `write` makes, alone or with others, in the folder that it is given; None if it does not."""
         with self._lock:
             scratch, path = Path(self._scratch.name), Path(self._scratch.name, name)
             if not path.is_file():
-                if source is not None:
-                    corpus = self._corpus(source.corpus, source.corpus.stat().st_mtime_ns)
-                    decoder = self._decoder(source.tokenizer)
-                    write_columns(
-                        scratch, source.checkpoint_key, source.layer, source.aggregate, source.weights, corpus, decoder
-                    )
-                elif name == f"{VOCABULARY}.js":
-                    write_vocabulary(scratch, self._decoder(next(iter(self.sources.values())).tokenizer))
-                elif not (scratch / MANIFEST).is_file():
-                    render_site(scratch, self.site_map)
+                write(scratch)
             return path.read_bytes() if path.is_file() else None
 
 
-def _stamp(source: LayerSource) -> Hashable:
+def _stamp(source: LayerSource) -> Stamp:
     """Changes when a table of the layer is made again."""
     files = (source.statistics, source.examples, source.weights, source.corpus)
     return source.checkpoint_key, source.layer, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-
-
-def _remembered(cache: OrderedDict[Hashable, Any], most: int, key: Hashable, make: Callable[[], Made]) -> Made:
-    """What `make` gave for a key, of which the cache keeps those that were asked for last."""
-    if key not in cache:
-        cache[key] = make()
-    cache.move_to_end(key)
-    while len(cache) > most:
-        cache.popitem(last=False)
-    made: Made = cache[key]
-    return made
 
 
 def _summaries(source: LayerSource) -> list[NeuronSummary]:
