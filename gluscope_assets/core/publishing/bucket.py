@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import mimetypes
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -71,10 +70,8 @@ class Bucket:
         if changed or journal is None or journal.identity != contents.identity:
             self.clear("staged")
             for name in changed:
-                self.write(f"{OWN}/staged/{name}", contents.read(name), name, contents.files[name])
-            for name in changed:
+                self.write(f"{OWN}/staged/{name}", (contents.site / name).read_bytes(), name, contents.files[name])
                 self.verify(f"{OWN}/staged/{name}", contents.files[name])
-            for name in changed:
                 if journal is not None and name in before:
                     self.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
             old = asdict(replace(journal, previous=None)) if journal else None
@@ -93,8 +90,7 @@ class Bucket:
         self.clear("staged")
         for name in replaced:
             self.copy(f"{OWN}/previous/{back.identity}/{name}", f"{OWN}/staged/{name}")
-        # What a further roll-back returns to.
-        for name in replaced:
+            # What a further roll-back returns to.
             self.copy(name, f"{OWN}/previous/{journal.identity}/{name}")
         now = asdict(replace(journal, previous=None, changed=[]))
         self.finish(replace(back, changed=replaced, previous=now, complete=False))
@@ -153,7 +149,13 @@ class Bucket:
 
     def write(self, path: str, content: bytes, name: str, sha256: str) -> None:
         """Upload a file of the site that will be called `name`, with what browsers need to know of it."""
-        self.call("pipe_file", self.path(path), *_stored(content, name), **_headers(name, sha256))
+        kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "application/octet-stream"
+        headers = {"ContentType": kind, "CacheControl": FRESH if name.endswith(".html") or "/" not in name else LASTING}
+        if kind.startswith(TEXT):
+            headers |= {"ContentType": f"{kind}; charset=utf-8", "ContentEncoding": "gzip"}
+            # Without a time, so that the same content is stored as the same bytes.
+            content = gzip.compress(content, COMPRESSION, mtime=0)
+        self.call("pipe_file", self.path(path), content, Metadata={"sha256": sha256}, **headers)
 
     def verify(self, path: str, sha256: str) -> None:
         """InputError if an object's content is not the one with this hash."""
@@ -179,25 +181,3 @@ def _order(name: str) -> tuple[int, str]:
     """What pages load comes before them, and what lists pages after."""
     last = ("neurons.js", "index.html", "explorer.html")
     return (2 if name in last else 1 if name.endswith(".html") else 0), name
-
-
-def _type(name: str) -> str:
-    if name.endswith(".js"):
-        return "text/javascript"
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
-
-
-def _is_text(name: str) -> bool:
-    return _type(name).startswith(TEXT)
-
-
-def _stored(content: bytes, name: str) -> Sequence[bytes]:
-    # Without a time, so that the same content is stored as the same bytes.
-    return (gzip.compress(content, COMPRESSION, mtime=0),) if _is_text(name) else (content,)
-
-
-def _headers(name: str, sha256: str) -> Mapping[str, Any]:
-    text = {"ContentEncoding": "gzip", "ContentType": f"{_type(name)}; charset=utf-8"}
-    kind = text if _is_text(name) else {"ContentType": _type(name)}
-    cached = FRESH if name.endswith(".html") or "/" not in name else LASTING
-    return {**kind, "CacheControl": cached, "Metadata": {"sha256": sha256}}

@@ -32,21 +32,23 @@ class Contents:
     site: Path
     files: Mapping[str, str]
     """SHA-256 in hex by name, with `/` between folders."""
-    total_bytes: int
+    sizes: Mapping[str, int]
+    """Bytes by name."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.sizes.values())
 
     @property
     def identity(self) -> str:
         """A hash over names and contents: two sites with one identity are the same."""
         return hash_of(sorted(self.files.items()))[:16]
 
-    def read(self, name: str) -> bytes:
-        return (self.site / name).read_bytes()
-
     def publication(
         self, target: str, previous: str | None, changed: Iterable[str], limit_bytes: int | None = None
     ) -> "Publication":
         """What a publication of all this reports, for which the `changed` files of the site were uploaded."""
-        sizes = [(self.site / name).stat().st_size for name in changed]
+        sizes = [self.sizes[name] for name in changed]
         return Publication(
             target, self.identity, previous, len(self.files), self.total_bytes, len(sizes), sum(sizes), limit_bytes
         )
@@ -68,10 +70,6 @@ class Publication:
     changed_bytes: int
     limit_bytes: int | None = None
     """The most that the target takes, where that is known."""
-
-    @property
-    def is_unchanged(self) -> bool:
-        return self.previous == self.identity
 
     def metadata(self) -> dict[str, str | int | float]:
         """What is said of it."""
@@ -101,9 +99,14 @@ def contents_of(site: Path) -> Contents:
     """The files of a built site. InputError if it is none."""
     if not (site / MANIFEST).is_file():
         raise InputError(f"{site} holds no site; run gluscope build.")
-    paths = sorted(site_files(site))
-    files = {path.relative_to(site).as_posix(): sha256_of(path) for path in paths}
-    return Contents(site, files, sum(path.stat().st_size for path in paths))
+    paths = {path.relative_to(site).as_posix(): path for path in sorted(site_files(site))}
+    files = {name: sha256_of(path) for name, path in paths.items()}
+    return Contents(site, files, {name: path.stat().st_size for name, path in paths.items()})
+
+
+def identity_of(title: str) -> str | None:
+    """The identity of the site that a commit with this title published; None if it published none."""
+    return title.removeprefix(PREFIX) if title.startswith(PREFIX) else None
 
 
 def check_size(contents: Contents, limit: int | None, target: str, report: Report) -> None:

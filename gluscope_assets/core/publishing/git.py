@@ -7,7 +7,7 @@ Only objects that the repository lacks are sent. What lies beside the site's fol
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gluscope_assets.core.publishing.contents import (
     Publication,
     Report,
     check_size,
+    identity_of,
     no_previous,
     without_secrets,
 )
@@ -52,17 +53,16 @@ class Branch:
         InputError if the site or a file is too large, git refuses, or somebody else pushed meanwhile.
         """
         check_size(contents, LIMIT_BYTES, "GitHub Pages", report)
-        for name in contents.files:
-            size = (contents.site / name).stat().st_size
+        for name, size in contents.sizes.items():
             if size > FILE_LIMIT_BYTES:
                 raise InputError(
                     f"{name} has {size / 1e6:.0f} MB and a git host takes files of 100 MB; publish the site elsewhere."
                 )
         parent = self.fetch()
         before = self.files(parent)
-        blobs = self.store([contents.site / name for name in contents.files])
-        wanted = {self.path(name): blob for name, blob in zip(contents.files, blobs, strict=True)}
-        wanted[self.path(NO_JEKYLL)] = self.store_content(b"")
+        sources = {name: contents.site / name for name in contents.files} | {NO_JEKYLL: Path(os.devnull)}
+        stored = self.git("hash-object", "-w", "--no-filters", "--stdin-paths", given=_lines(sources.values())).split()
+        wanted = {self.path(name): blob for name, blob in zip(sources, stored, strict=True)}
         wanted |= {path: blob for path, blob in before.items() if not self.is_ours(path)}
         changed = [name for name in contents.files if before.get(self.path(name)) != wanted[self.path(name)]]
         previous: str | None = contents.identity
@@ -140,23 +140,11 @@ class Branch:
 
     def identity(self, commit: str | None) -> str | None:
         """Of the site that a commit published."""
-        if commit is None:
-            return None
-        subject = self.git("log", "-1", "--format=%s", commit).strip()
-        return subject.removeprefix(PREFIX) if subject.startswith(PREFIX) else None
-
-    def store(self, paths: Sequence[Path]) -> list[str]:
-        """Put files into the cache; their blobs."""
-        return self.git(
-            "hash-object", "-w", "--no-filters", "--stdin-paths", given="".join(f"{path}\n" for path in paths)
-        ).split()
-
-    def store_content(self, content: bytes) -> str:
-        return self.git("hash-object", "-w", "--stdin", given=content.decode()).strip()
+        return identity_of(self.git("log", "-1", "--format=%s", commit).strip()) if commit else None
 
     def sizes(self, blobs: Sequence[str]) -> dict[str, int]:
         """Bytes of each blob."""
-        lines = self.git("cat-file", "--batch-check=%(objectname) %(objectsize)", given="\n".join(blobs) + "\n").splitlines()
+        lines = self.git("cat-file", "--batch-check=%(objectname) %(objectsize)", given=_lines(blobs)).splitlines()
         return {blob: int(size) for blob, size in (line.split() for line in lines)}
 
     def commit(self, files: Mapping[str, str], parent: str | None, message: str) -> str:
@@ -175,3 +163,7 @@ class Branch:
         # A commit's name is a hash over all that it holds.
         if self.git("ls-remote", self.target.repository, self.reference).split()[:1] != [commit]:
             raise InputError(f"{without_secrets(self.name)} is not what was pushed; somebody else changed it, publish again.")
+
+
+def _lines(entries: Iterable[object]) -> str:
+    return "".join(f"{entry}\n" for entry in entries)

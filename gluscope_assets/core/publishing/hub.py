@@ -26,6 +26,7 @@ from gluscope_assets.core.publishing.contents import (
     Report,
     blob_id,
     check_size,
+    identity_of,
     no_previous,
 )
 
@@ -78,8 +79,7 @@ class Repository:
             operations += [CommitOperationDelete(name) for name in before if name not in wanted]
             previous: str | None = contents.identity
             if operations:
-                title = self.titles(head)[0][1]
-                previous = title.removeprefix(PREFIX) if title.startswith(PREFIX) else None
+                previous = identity_of(self.titles(head)[0][1])
                 after = self.commit(operations, contents.identity, head)
                 self.verify([name for name, source in wanted.items() if not _is_same(source, after.get(name))])
         publication = contents.publication(self.name, previous, [name for name in changed if name != CARD])
@@ -91,11 +91,10 @@ class Repository:
 
         with hub_errors("publish.hugging_face", self.target.repository, None):
             head = self.head()
-            published = [(commit, title) for commit, title in self.titles(head) if title.startswith(PREFIX)]
+            published = [(identity, commit) for commit, title in self.titles(head) if (identity := identity_of(title))]
             if len(published) < 2:
                 raise no_previous(self.name)
-            present, identity = (title.removeprefix(PREFIX) for _, title in published[:2])
-            earlier = published[1][0]
+            (present, _), (identity, earlier) = published[:2]
             report(f"Back from {present} to {identity}.")
             back, now = self.files(earlier), self.files(head)
             changed = [name for name, stored in back.items() if now.get(name) != stored]

@@ -99,7 +99,7 @@ def test_a_folder_gets_only_what_changed_and_goes_back(first: Path, second: Path
     assert (one.previous, one.changed, one.files) == (None, 5, 5)
     assert "5 files with 0.0 MB" in lines[0], "said before anything is written"
     same = publish(first, options, tmp_path / "cache", silent)
-    assert same.is_unchanged
+    assert same.previous == same.identity == one.identity
     assert same.changed == 0
     kept = (tmp_path / "public" / "static" / "site.css").stat().st_ino
     two = publish(second, options, tmp_path / "cache", silent)
@@ -175,7 +175,8 @@ def test_a_branch_gets_a_commit_with_what_changed_and_goes_back(
     assert in_branch(remote) == FIRST | extra
     assert (one.changed, one.previous) == (5, None)
     head = run_git(remote, "rev-parse", "gh-pages")
-    assert publish(first, options, tmp_path / "cache", silent).is_unchanged
+    same = publish(first, options, tmp_path / "cache", silent)
+    assert same.previous == same.identity == one.identity
     assert run_git(remote, "rev-parse", "gh-pages") == head, "a second publication pushes nothing"
     two = publish(second, options, tmp_path / "other cache", silent)
     assert (two.changed, two.previous) == (3, one.identity)
@@ -314,7 +315,8 @@ def test_a_bucket_gets_only_what_changed_and_goes_back(
         write(self, path, *others)
 
     monkeypatch.setattr(bucket.Bucket, "write", counted)
-    assert publish(first, options, tmp_path, silent).is_unchanged
+    same = publish(first, options, tmp_path, silent)
+    assert same.previous == same.identity == one.identity
     assert not uploads, "a second publication uploads nothing"
     two = publish(second, options, tmp_path, silent)
     assert {path.removeprefix(".gluscope/staged/") for path in uploads} == CHANGED
@@ -513,7 +515,8 @@ def test_the_hub_gets_one_commit_and_goes_back(first: Path, second: Path, hub: H
     one = publish(first, options, tmp_path, silent)
     assert on_hub(hub) == FIRST
     assert ("sdk: static" in hub.commits[-1][2]["README.md"].decode()) == (kind == "space")
-    assert publish(first, options, tmp_path, silent).is_unchanged
+    same = publish(first, options, tmp_path, silent)
+    assert same.previous == same.identity == one.identity
     assert len(hub.commits) == 2, "a second publication commits nothing"
     two = publish(second, options, tmp_path, silent)
     assert (two.previous, two.changed) == (one.identity, len(CHANGED) + 1), "and the README that names the publication"
