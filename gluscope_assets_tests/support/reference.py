@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Projecti
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS
-from gluscope_assets.core.tables.aggregate import Aggregate, merge_all, read_aggregate
+from gluscope_assets.core.tables.aggregate import Aggregate, merge, read_aggregate
 
 Recorded = dict[str, list[npt.NDArray[np.float32]]]
 """gate, in, act and post of every text, each [positions, neurons]; NaN where a position is not routed to an expert."""
@@ -327,4 +328,4 @@ def collect_merged(
     beside: tuple[int, ...] = (),
 ) -> Aggregate:
     """The merged aggregate of one layer."""
-    return merge_all(collect_in_memory(model, corpus, options, folder, layer, stack, beside))
+    return reduce(merge, collect_in_memory(model, corpus, options, folder, layer, stack, beside))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 
 from gluscope_assets.core.errors import InputError
@@ -25,7 +26,7 @@ from gluscope_assets.core.files import hash_files, read_provenance, replacing, r
 from gluscope_assets.core.paths import AGGREGATE_FILES, SHARD_MANIFEST, LayerShards, claim_file
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.quadrants import QUADRANTS
-from gluscope_assets.core.tables.aggregate import Aggregate, merge_all, read_aggregate, write_aggregate, write_tables
+from gluscope_assets.core.tables.aggregate import Aggregate, merge, read_aggregate, write_aggregate, write_tables
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[
             raise InputError(f"The tables of {shard} are gone or damaged; delete {shards.record} and run gluscope build.")
     footer = read_provenance(shards.first_statistics)
     common = {name: value for name, value in footer.items() if name not in OF_ONE_SHARD}
-    merged = merge_all(read_aggregate(shard) for shard in folders)
+    merged = reduce(merge, map(read_aggregate, folders))
     whole = {"content_hash": record.content_hash, "shards": len(folders)}
     write_aggregate(merged, destination, {**common, **whole, **provenance})
     return merged

@@ -5,8 +5,8 @@ takes aggregates and gives one. What is measured, and how, belongs to `reduction
 there are to `schema`; what is derived from them to `statistics`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gluscope_assets.core.files import read_provenance, replacing_folder, requir
 from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables import schema
-from gluscope_assets.core.tables.examples import ExampleLists, cells_of, lack_peaks
+from gluscope_assets.core.tables.examples import ExampleLists, lack_peaks, lists_of_rows
 from gluscope_assets.core.tables.schema import table_of
 
 Array = npt.NDArray[Any]
@@ -36,6 +36,9 @@ NO_EXPERT = -1
 
 WHICH_NEURONS = ("mlp", "expert", "index")
 """The arrays that say which neurons an aggregate is of."""
+
+SUMS = ("positions", "routed", "zero", "count", "sum", "sum_of_squares")
+"""What adds up over texts."""
 
 SAME_FOR_ALL = ("layer", "neuron", "positions")
 """The statistics that are no arrays: one number for all neurons, or the row's."""
@@ -104,22 +107,6 @@ class Aggregate:
     def neurons(self) -> int:
         return len(self.zero)
 
-    def empty(self) -> "Aggregate":
-        """The merge's identity, with this aggregate's layer, neurons and options."""
-        shape = {field.name: getattr(self, field.name) for field in fields(self)}
-        blank = {
-            name: np.zeros_like(array)
-            for name, array in shape.items()
-            if isinstance(array, np.ndarray) and name not in WHICH_NEURONS
-        }
-        blank["text"] += -1
-        blank["window_token"] += NO_TOKEN
-        for name in _sample_arrays():
-            blank[name] = blank[name][:0]
-        for name in ("window_gate", "window_in", "sample_gate", "sample_in"):
-            blank[name] = blank[name].astype(np.float16)
-        return Aggregate(**{**shape, **blank, "positions": 0})
-
 
 def merge(first: Aggregate, second: Aggregate) -> Aggregate:
     """The aggregate of two runs of texts together: associative and commutative, sums up to rounding.
@@ -130,13 +117,8 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
 
     from gluscope_assets.core.tables.ranking import ACT_LISTS, best
 
-    same_shape = (first.layer, first.value.shape, first.window_before, first.window_token.shape) == (
-        second.layer,
-        second.value.shape,
-        second.window_before,
-        second.window_token.shape,
-    )
-    if not same_shape or not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in WHICH_NEURONS):
+    shape, other = ((one.layer, one.window_before, *one.window_token.shape) for one in (first, second))
+    if shape != other or not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in WHICH_NEURONS):
         raise InputError("Aggregates of different layers, widths or options cannot be merged; collect the shards again.")
     keep = first.value.shape[-1]
 
@@ -148,24 +130,16 @@ def merge(first: Aggregate, second: Aggregate) -> Aggregate:
     ranked = {name: torch.from_numpy(examples[name]) for name in ("value", "post", "text", "position")}
     order = best(**ranked, breaks_tie=ACT_LISTS[:, None, None], keep=keep).numpy()  # [L, N, K]
     sampled = np.argsort(both("sample_hash", 0), kind="stable")[: first.sample_positions]
-    return Aggregate(
-        layer=first.layer,
-        positions=first.positions + second.positions,
-        **{name: getattr(first, name) for name in WHICH_NEURONS},
-        routed=first.routed + second.routed,
-        zero=first.zero + second.zero,
-        count=first.count + second.count,
-        sum=first.sum + second.sum,
-        sum_of_squares=first.sum_of_squares + second.sum_of_squares,
-        largest=np.maximum(first.largest, second.largest),
+    merged: dict[str, Any] = {
+        **{name: getattr(first, name) + getattr(second, name) for name in SUMS},
+        "largest": np.maximum(first.largest, second.largest),
         **{
             name: np.take_along_axis(array, order if array.ndim == 3 else order[..., None], axis=2)
             for name, array in examples.items()
         },
-        window_before=first.window_before,
         **{name: both(name, 0)[sampled] for name in _sample_arrays()},
-        sample_positions=first.sample_positions,
-    )
+    }
+    return replace(first, **merged)
 
 
 def concatenate(aggregates: Sequence[Aggregate]) -> Aggregate:
@@ -196,16 +170,6 @@ def _example_arrays() -> dict[str, schema.Column]:
 def _sample_arrays() -> list[str]:
     """The arrays of the sample, whose first axis is that of positions."""
     return [*(f"sample_{one.name}" for one in schema.POSITIONS.stored), "sample_gate", "sample_in"]
-
-
-def merge_all(aggregates: Iterable[Aggregate]) -> Aggregate:
-    """Merge in the order given; one at a time is held beside the result. InputError if there is none."""
-    merged: Aggregate | None = None
-    for aggregate in aggregates:
-        merged = aggregate if merged is None else merge(merged, aggregate)
-    if merged is None:
-        raise InputError("There is no activation shard to merge; run gluscope build.")
-    return merged
 
 
 # Files
@@ -252,7 +216,7 @@ def tables(aggregate: Aggregate) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table
             statistics[stored.name] = pa.array(values, mask=empty)
     aggregate = replace(aggregate, window_gate=narrowest(aggregate.window_gate), window_in=narrowest(aggregate.window_in))
     lists = {column(*ranked): _sparse(aggregate, number).to_arrow() for number, ranked in enumerate(LISTS)}
-    sample = {name: _lists_of_rows(narrowest(getattr(aggregate, f"sample_{name}")).T) for name in ("gate", "in")}
+    sample = {name: lists_of_rows(narrowest(getattr(aggregate, f"sample_{name}")).T) for name in ("gate", "in")}
     positions = {stored.name: getattr(aggregate, f"sample_{stored.name}") for stored in schema.POSITIONS.stored}
     return (
         table_of(schema.STATISTICS, statistics),
@@ -267,11 +231,6 @@ def narrowest(cells: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     if cells.dtype == np.float16 or (np.abs(cells) > np.finfo(np.float16).max).any():
         return cells
     return cells.astype(np.float16)
-
-
-def _lists_of_rows(rows: Array) -> pa.ListArray:
-    offsets = np.arange(rows.shape[0] + 1, dtype=np.int32) * rows.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), cells_of(np.ascontiguousarray(rows).reshape(-1)))
 
 
 def _sparse(aggregate: Aggregate, number: int) -> ExampleLists:

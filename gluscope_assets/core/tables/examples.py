@@ -73,14 +73,20 @@ class ExampleLists:
             if values is None:
                 arrays.append(pa.nulls(examples, field.type))
             elif pa.types.is_list(field.type):
-                arrays.append(pa.ListArray.from_arrays(window, cells_of(values)))
+                arrays.append(pa.ListArray.from_arrays(window, _cells(values)))
             else:
                 arrays.append(pa.array(values, field.type))
         struct = pa.StructArray.from_arrays(arrays, names=[field.name for field in schema.EXAMPLE.stored])
         return pa.ListArray.from_arrays(pa.array(self.first.astype(np.int32)), struct)
 
 
-def cells_of(values: npt.NDArray[Any]) -> pa.Array:
+def lists_of_rows(rows: npt.NDArray[Any]) -> pa.ListArray:
+    """A list for each row of an array with two axes, null where it is NaN."""
+    offsets = np.arange(rows.shape[0] + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), _cells(rows.ravel()))
+
+
+def _cells(values: npt.NDArray[Any]) -> pa.Array:
     """Cells of windows or of the sample, null for NaN: where the position was not routed to the neuron's expert."""
     missing = np.isnan(values)
     return pa.array(values, mask=missing) if missing.any() else pa.array(values)

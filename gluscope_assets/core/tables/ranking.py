@@ -20,17 +20,6 @@ ACT_LISTS = torch.tensor([activation == "act" for _, activation in LISTS])
 """[lists], whether |post| breaks ties."""
 
 
-def sort_key(value: Tensor, post: Tensor, breaks_tie: Tensor, empty: Tensor) -> Tensor:
-    """int64 whose order is that of (|value|, |post| where it breaks ties), -1 where there is no example.
-
-    `value` and `post` are float32, `breaks_tie` and `empty` bool, all of one shape or broadcast to it. The bits of a
-    non-negative float32 order as the float does.
-    """
-    high = value.abs().view(torch.int32).to(torch.int64) << 32
-    low = post.abs().view(torch.int32).to(torch.int64) * breaks_tie
-    return torch.where(empty, -1, high | low)
-
-
 def best(value: Tensor, post: Tensor, text: Tensor, position: Tensor, breaks_tie: Tensor, keep: int) -> Tensor:
     """The indices of the best examples along the last axis, best first: int64 [..., keep].
 
@@ -39,6 +28,9 @@ def best(value: Tensor, post: Tensor, text: Tensor, position: Tensor, breaks_tie
     """
     occurrence = (text.to(torch.int64) << 32) | position.to(torch.int64)  # [..., examples]
     by_occurrence = occurrence.argsort(dim=-1)
-    key = sort_key(value, post, breaks_tie, text == NO_TEXT).gather(-1, by_occurrence)
+    # (|value|, |post| where it breaks ties) as one int64: the bits of a non-negative float32 order as the float does.
+    high = value.abs().view(torch.int32).to(torch.int64) << 32
+    low = post.abs().view(torch.int32).to(torch.int64) * breaks_tie
+    key = torch.where(text == NO_TEXT, -1, high | low).gather(-1, by_occurrence)
     by_key = key.argsort(dim=-1, descending=True, stable=True)[..., :keep]  # [..., keep]
     return by_occurrence.gather(-1, by_key)

@@ -192,10 +192,9 @@ def _each(columns: Iterable[Column], fillings: Sequence[tuple[str, list[dict[str
     (placeholder, names), *faster = fillings
     for varies, run in groupby(columns, key=lambda one: f"{{{placeholder}}}" in one.name):
         neighbours = list(run)
-        for filling in names if varies else ():
-            yield from _each([one.filled(placeholder, **filling) for one in neighbours], faster)
-        if not varies:
-            yield from _each(neighbours, faster)
+        runs = [[one.filled(placeholder, **filling) for one in neighbours] for filling in names] if varies else [neighbours]
+        for filled in runs:
+            yield from _each(filled, faster)
 
 
 # The tables

@@ -1,6 +1,7 @@
 """The merge: associative, commutative, with an identity, closed over the files, and blind to the cut into shards."""
 
 import json
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -18,12 +19,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import SHARD_MANIFEST, LayerShards
-from gluscope_assets.core.tables.aggregate import (
-    Aggregate,
-    merge,
-    merge_all,
-    read_aggregate,
-)
+from gluscope_assets.core.tables.aggregate import NO_TOKEN, Aggregate, merge, read_aggregate
 from gluscope_assets.core.tables.statistics import describe, scan_statistics
 from gluscope_assets_tests.support.reference import TableModel, collect_in_memory, collect_merged, corpus_of, cut
 
@@ -71,16 +67,30 @@ def test_any_cut_order_and_grouping_gives_the_same_aggregate(
     assert_same(shuffled[0], whole)
 
 
+def of_nothing(aggregate: Aggregate) -> Aggregate:
+    """The merge's identity: an aggregate of the same neurons over no texts."""
+    blank = {
+        name: np.zeros_like(array)
+        for name, array in vars(aggregate).items()
+        if isinstance(array, np.ndarray) and name not in ("mlp", "expert", "index")
+    }
+    blank |= {name: array[:0] for name, array in blank.items() if name.startswith("sample_")}
+    blank |= {name: blank[name].astype(np.float16) for name in ("window_gate", "window_in", "sample_gate", "sample_in")}
+    blank["text"] -= 1
+    blank["window_token"] += NO_TOKEN
+    return replace(aggregate, **blank, positions=0)
+
+
 def test_merging_with_the_identity_changes_nothing(tmp_path: Path) -> None:
     aggregate = collect_merged(table_model(1), corpus_of(random_texts(1)), OPTIONS, tmp_path)
-    assert_same(merge(aggregate, aggregate.empty()), aggregate)
-    assert_same(merge(aggregate.empty(), aggregate), aggregate)
-    assert_same(merge(aggregate.empty(), aggregate.empty()), aggregate.empty())
+    assert_same(merge(aggregate, of_nothing(aggregate)), aggregate)
+    assert_same(merge(of_nothing(aggregate), aggregate), aggregate)
+    assert_same(merge(of_nothing(aggregate), of_nothing(aggregate)), of_nothing(aggregate))
 
 
 def test_sums_of_many_shards_lose_nothing(tmp_path: Path) -> None:
     parts = collect_in_memory(table_model(3), cut(corpus_of(random_texts(3)), 7), OPTIONS, tmp_path)
-    merged = merge_all(parts * 50)
+    merged = reduce(merge, parts * 50)
     exact = reduce(lambda total, part: total + part.sum.astype(np.longdouble), parts * 50, np.zeros_like(parts[0].sum))
     np.testing.assert_allclose(merged.sum, exact.astype(np.float64), rtol=1e-12)
 
@@ -90,7 +100,7 @@ def test_files_hold_the_aggregate_and_merging_them_again_gives_the_same_bytes(tm
     parts = collect_in_memory(table_model(5), corpus, OPTIONS, tmp_path)
     merged = merge_shards(tmp_path, 0, tmp_path / "merged", {"study": "small"})
     assert_same(read_aggregate(tmp_path / "merged"), merged)
-    assert_same(merge_all(parts), merged)
+    assert_same(reduce(merge, parts), merged)
     merge_shards(tmp_path, 0, tmp_path / "again", {"study": "small"})
     for path in (tmp_path / "merged").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
