@@ -16,11 +16,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -115,12 +117,11 @@ class _Layer:
         for name, entry in self.facts(quadrant).items():
             (folder / f"{name}.jsonl").write_bytes(_lines([entry]))
         for number, rows in enumerate(self.batches()):
-            features, activations = [], []
-            for feature, own in self.features(rows, quadrant):
-                features.append(feature)
-                activations += own
-            for name, entries in (("features", features), ("activations", activations)):
-                _write_gzip(folder / name / f"batch-{number}.jsonl.gz", _lines(entries))
+            features, activations = zip(*self.features(rows, quadrant), strict=True)
+            for name, entries in (("features", features), ("activations", chain(*activations))):
+                # Without a time and a name in its head, the same content gives the same bytes.
+                packed = gzip.compress(_lines(entries), compresslevel=6, mtime=0)
+                (folder / name / f"batch-{number}.jsonl.gz").write_bytes(packed)
 
     def facts(self, quadrant: str) -> dict[str, dict[str, Any]]:
         """The entries that say what the source is."""
@@ -176,15 +177,13 @@ class _Layer:
         statistics = pq.read_table(require_file(aggregate / STATISTICS_FILE))
         weights = pq.read_table(require_file(self.source.weights), columns=["orientation", "promoted", "suppressed"])
         lists = [column(quadrant, "post") for quadrant in QUADRANTS]
-        examples = pq.ParquetFile(require_file(aggregate / EXAMPLES_FILE))
-        first = 0
-        for batch in _of_size(examples.iter_batches(BATCH, columns=lists)):
+        examples = pl.scan_parquet(require_file(aggregate / EXAMPLES_FILE)).select(lists)
+        for first in range(0, statistics.num_rows, BATCH):
             yield {
-                "statistics": statistics.slice(first, len(batch)).to_pylist(),
-                "weights": weights.slice(first, len(batch)).to_pylist(),
-                "examples": batch,
+                "statistics": statistics.slice(first, BATCH).to_pylist(),
+                "weights": weights.slice(first, BATCH).to_pylist(),
+                "examples": examples.slice(first, BATCH).collect().to_arrow(),
             }
-            first += len(batch)
 
     def features(self, rows: dict[str, Any], quadrant: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Each neuron as a feature, with its activations."""
@@ -200,21 +199,17 @@ class _Layer:
             }
             # Post has one sign in a quadrant; where it is negative the neuron writes -w_out.
             sign = -1 if (statistics[f"{raw}_post_sum"] or 0) < 0 else 1
-            raised, lowered = (weights[name] for name in ("promoted", "suppressed")[::sign])
+            raised, lowered = (weights[name] or [] for name in ("promoted", "suppressed")[::sign])
             feature = {
                 **identity,
                 "maxActApprox": _rounded(statistics[f"{raw}_post_largest"] or 0.0),
                 "frac_nonzero": statistics[f"{raw}_count"] / statistics["positions"] if statistics["positions"] else 0.0,
                 "hasVector": False,
                 "vector": [],
-                **{
-                    f"{name}_{suffix}": value
-                    for name, tokens in (("pos", raised), ("neg", lowered))
-                    for suffix, value in (
-                        ("str", [self.decoder.piece(entry["token"]) for entry in tokens or ()]),
-                        ("values", [_rounded(sign * entry["score"]) for entry in tokens or ()]),
-                    )
-                },
+                "pos_str": [self.decoder.piece(entry["token"]) for entry in raised],
+                "pos_values": [_rounded(sign * entry["score"]) for entry in raised],
+                "neg_str": [self.decoder.piece(entry["token"]) for entry in lowered],
+                "neg_values": [_rounded(sign * entry["score"]) for entry in lowered],
             }
             yield feature, list(raw_lists[raw].of_row(row, identity))
 
@@ -222,14 +217,13 @@ class _Layer:
 class _Examples:
     """The list by post of one raw quadrant, for some neurons."""
 
-    def __init__(self, layer: _Layer, rows: pa.RecordBatch, quadrant: str) -> None:
+    def __init__(self, layer: _Layer, rows: pa.Table, quadrant: str) -> None:
         name = column(quadrant, "post")
-        lists = rows.column(name)
-        if lack_peaks(pa.table({name: lists})):
+        if lack_peaks(rows.select([name])):
             raise InputError(
                 f"{layer.source.aggregate} has no windows in {name}; fill them with window_filling.write_windows first."
             )
-        self.layer, self.lists = layer, ExampleLists.from_arrow(lists)
+        self.layer, self.lists = layer, ExampleLists.from_arrow(rows[name])
         act = activation_function(str(read_provenance(layer.source.statistics)["activation"])).of_array
         gate, in_ = (self.lists[field].astype(np.float32) for field in ("gate", "in"))
         with np.errstate(invalid="ignore"):
@@ -262,20 +256,6 @@ class _Examples:
             }
 
 
-def _of_size(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches of `BATCH` rows, whatever the row groups of their file."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        table = pa.Table.from_batches(held).combine_chunks()
-        while len(table) >= BATCH:
-            yield table.slice(0, BATCH).combine_chunks().to_batches()[0]
-            table = table.slice(BATCH)
-        held = table.to_batches()
-    if held:
-        yield pa.Table.from_batches(held).combine_chunks().to_batches()[0]
-
-
 def _rounded(value: float) -> float:
     """Five significant digits, which is more than a window holds."""
     return float(f"{value:.5g}")
@@ -286,11 +266,6 @@ def _identifier(*parts: object) -> str:
     return "c" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _lines(entries: Sequence[dict[str, Any]]) -> bytes:
+def _lines(entries: Iterable[dict[str, Any]]) -> bytes:
     text = "".join(f"{json.dumps(entry, ensure_ascii=False, separators=(',', ':'), allow_nan=False)}\n" for entry in entries)
     return text.encode("utf-8", "replace")
-
-
-def _write_gzip(path: Path, content: bytes) -> None:
-    # Without a time and a name in its head, the same content gives the same bytes.
-    path.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))

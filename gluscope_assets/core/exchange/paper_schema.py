@@ -30,7 +30,7 @@ from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
 from gluscope_assets.core.quadrants import LISTS, ODD, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables import schema
-from gluscope_assets.core.tables.examples import ExampleLists
+from gluscope_assets.core.tables.examples import ExampleLists, lists_of_rows
 from gluscope_assets.core.tables.schema import table_of
 from gluscope_assets.core.tables.statistics import described
 
@@ -129,7 +129,7 @@ def _paper_layer(aggregate: Path, layer: int, examples: int, weights: Path | Non
         for name, (values, is_odd) in own.items():
             turned = -other[name][0] if is_odd else other[name][0]
             shown = np.where(flipped.reshape(-1, *(1 for _ in values.shape[1:])), turned, values)  # [N] or [N, K]
-            columns[f"{quadrant}_{name}"] = _lists(shown) if shown.ndim == 2 else pa.array(shown)
+            columns[f"{quadrant}_{name}"] = lists_of_rows(shown) if shown.ndim == 2 else pa.array(shown)
     return pa.table([columns[name] for name in PAPER_SCHEMA.names], schema=PAPER_SCHEMA)
 
 
@@ -158,12 +158,6 @@ def _padded(lists: ExampleLists, field: str, examples: int) -> Array:
     padded = np.zeros((len(lengths), examples), dtype=lists[field].dtype)
     padded[np.arange(examples) < lengths[:, None]] = lists[field]
     return padded
-
-
-def _lists(dense: Array) -> pa.ListArray:
-    """Each row as a list."""
-    offsets = np.arange(dense.shape[0] + 1, dtype=np.int32) * dense.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(dense).reshape(-1)))
 
 
 # Import
@@ -266,30 +260,33 @@ def _tables(
         "expert": [None] * width,
         "index": rows["neuron"].to_numpy().astype(np.int32),
     }
-    lists = {ranked: _examples(rows, *ranked) for ranked in LISTS}
+    lists = {column(*ranked): _examples(rows, *ranked).to_arrow() for ranked in LISTS}
     all_positions = np.full(width, positions, dtype=np.int64)
     statistics = {one.name: pa.nulls(width, one.type) for one in schema.STATISTICS.stored}
     statistics |= {**neurons, "routed": all_positions, "positions": all_positions, "zero": zero}
-    statistics |= _statistics(rows, counts, {ranked: _largest(of_list) for ranked, of_list in lists.items()}, act)
+    statistics |= _statistics(rows, counts, act)
     return (
         table_of(schema.STATISTICS, statistics),
-        table_of(schema.EXAMPLES, {**neurons, **{column(*ranked): of_list.to_arrow() for ranked, of_list in lists.items()}}),
+        table_of(schema.EXAMPLES, {**neurons, **lists}),
         table_of(schema.SAMPLE, {**neurons, "gate": [[]] * width, "in": [[]] * width}),
         table_of(schema.POSITIONS, {one.name: [] for one in schema.POSITIONS.stored}),
     )
 
 
-def _statistics(
-    rows: pl.DataFrame, counts: Array, largest: dict[tuple[str, str], Array], act: Callable[[Array], Array]
-) -> dict[str, pa.Array]:
+def _statistics(rows: pl.DataFrame, counts: Array, act: Callable[[Array], Array]) -> dict[str, pa.Array]:
     """What the table knows of quadrants, null where they are empty."""
+
+    def largest(quadrant: str, activation: str) -> Array:
+        lists = rows[f"{quadrant}_{PAPER_ACTIVATIONS[activation]}_max_values"].list
+        return lists.first().abs().fill_null(0).to_numpy()
+
     columns = {}
     for q, quadrant in enumerate(QUADRANTS):
         columns[f"{quadrant}_count"] = pa.array(counts[q])
         empty = counts[q] == 0
         for activation, name in PAPER_ACTIVATIONS.items():
             mean = rows[f"{quadrant}_{name}_mean"].to_numpy().astype(np.float64)
-            sizes = largest[quadrant, activation] if (quadrant, activation) in LISTS else act(largest[quadrant, "gate"])
+            sizes = largest(quadrant, activation) if (quadrant, activation) in LISTS else act(largest(quadrant, "gate"))
             columns[f"{column(quadrant, activation)}_sum"] = pa.array(mean * counts[q], mask=empty)
             columns[f"{column(quadrant, activation)}_largest"] = pa.array(sizes, mask=empty)
     return columns
@@ -310,11 +307,3 @@ def _examples(rows: pl.DataFrame, quadrant: str, activation: str) -> ExampleList
     given = {"value": value, "text": texts[held].astype(np.int32), **({"post": value} if activation == "post" else {})}
     first = offsets_of(np.bincount(neuron, minlength=len(rows)))
     return ExampleLists(first, np.zeros(len(value) + 1, dtype=np.int64), {**nothing, **given})
-
-
-def _largest(lists: ExampleLists) -> Array:
-    """[N], the size of the first example; 0 where there is none."""
-    sizes = np.zeros(len(lists.first) - 1, dtype=np.float32)
-    held = np.diff(lists.first) > 0
-    sizes[held] = np.abs(lists["value"][lists.first[:-1][held]])
-    return sizes
