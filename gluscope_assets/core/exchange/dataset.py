@@ -1,16 +1,16 @@
 """The published dataset: a study's tables as Parquet files with a dataset card, laid out to be read by pattern.
 
-What belongs here: the layout, and what a reader who has nothing but the folder must know of its columns. Exports in others'
-schemas are in `paper_schema` and `neuronpedia`; where a study's tables lie is said by its `LayerSource`s.
+What belongs here: the layout, and what a reader who has nothing but the folder must know of its columns; the card's text is the
+template `dataset_card.md`. Exports in others' schemas are in `paper_schema` and `neuronpedia`; where a study's tables lie is
+said by its `LayerSource`s.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -22,6 +22,7 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.pages.layer_source import LayerSource
+from gluscope_assets.core.pages.templates import environment
 from gluscope_assets.core.paths import layer_folder_name
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, ODD, QUADRANTS, column
 from gluscope_assets.core.tables import schema
@@ -126,152 +127,28 @@ def dataset_card(sources: Sequence[LayerSource], license: str) -> str:
             for name in ("neurons", "examples")
         ],
     }
-    text = CARD_TEXT.format(
+    # The first of a checkpoint's layers speaks for all.
+    footers = {source.checkpoint_key: read_provenance(source.statistics) for source in reversed(sources)}
+    template = environment().get_template("dataset_card.md")
+    text = template.render(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).strip(),
         mark=MARK,
-        title=site_map.title,
-        model=site_map.model,
-        corpus=site_map.corpus,
+        site_map=site_map,
         version=gluscope_assets.__version__,
-        neurons=_table(("column", "unit", "meaning"), _column_rows(schema.neurons())),
-        examples=_table(("column", "unit", "meaning"), _column_rows(schema.EXAMPLES)),
-        fields=_table(("field", "unit", "meaning"), _column_rows(schema.EXAMPLE)),
-        odd=_listed([*ODD, *(one.name for one in schema.WEIGHTS.stored if one.changes_sign() and one.is_numeric)]),
-        quadrants=", ".join(f"`{quadrant}`" for quadrant in QUADRANTS),
-        activations=", ".join(f"`{activation}`" for activation in ACTIVATIONS),
-        lists=", ".join(f"`{column(*ranked)}`" for ranked in LISTS),
-        provenance=_provenance(sources, keys),
+        schema=schema,
+        odd=[*ODD, *(one.name for one in schema.WEIGHTS.stored if one.changes_sign() and one.is_numeric)],
+        quadrants=QUADRANTS,
+        activations=ACTIVATIONS,
+        lists=[column(*ranked) for ranked in LISTS],
+        facts=[fact for fact in FACTS if any(fact in footer for footer in footers.values())],
+        footers={key: footers[key] for key in keys},
         key=last.checkpoint_key,
         layer=layer_folder_name(last.layer),
         split=split_of(last.checkpoint_key),
     )
-    return text
+    return f"{text}\n"
 
 
 def split_of(key: str) -> str:
     """A checkpoint's key as the name of a split, in which `datasets` allows letters, digits and underscores."""
     return re.sub(r"\W", "_", key)
-
-
-def _column_rows(table: schema.Table) -> Iterator[tuple[str, str, str]]:
-    for declared in table.declared:
-        yield f"`{declared.name}`", declared.unit or "–", declared.meaning
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _provenance(sources: Sequence[LayerSource], keys: Sequence[str]) -> str:
-    footers: dict[str, dict[str, Any]] = {
-        source.checkpoint_key: read_provenance(source.statistics) for source in reversed(sources)
-    }
-    facts = [fact for fact in FACTS if any(fact in footer for footer in footers.values())]
-    rows = ((f"`{key}`", *(str(footers[key].get(fact, "–")) for fact in facts)) for key in keys)
-    return _table(("checkpoint", *(fact.replace("_", " ") for fact in facts)), rows)
-
-
-CARD_TEXT = """\
----
-{front}
----
-{mark}
-
-# {title}: what its gated neurons do
-
-A gated neuron multiplies two activations, *gate* and *in*; either can be positive or negative, so that "strongly active" has
-four meanings. For every neuron of {model} these tables count how often each of the four quadrants occurs on the corpus
-"{corpus}", summarise gate, in, act = σ(gate) and post = act · in in each, and list the texts that drive each hardest. They
-were made with GLUScope {version}, after Gerstner & Schütze, *GLUScope: A Tool for Analyzing GLU Neurons in Transformer Language
-Models* (2026).
-
-| files | a row is |
-| --- | --- |
-| `neurons/<checkpoint>/layer-NN.parquet` | a neuron: statistics and weights |
-| `examples/<checkpoint>/layer-NN.parquet` | a neuron: its lists of texts with their windows |
-| `vocabulary.parquet` | a token: its id and its text (`piece`) |
-
-## Load
-
-The paths are those in a copy of this folder.
-
-### polars
-
-```python
-import polars as pl
-
-neurons = pl.scan_parquet("neurons/*/*.parquet")
-gate = pl.col("gate+_in+_frequency") + pl.col("gate+_in-_frequency")
-print(neurons.group_by("checkpoint", "layer").agg(gate.mean(), pl.corr(gate, "cos_in_out").alias("r")).sort(pl.all()).collect())
-
-one = pl.scan_parquet("examples/{key}/{layer}.parquet").filter(pl.col("neuron") == 0)
-windows = one.select(entry="gate+_in+_post").explode("entry").unnest("entry").explode("token", "gate", "in")
-pieces = windows.join(pl.scan_parquet("vocabulary.parquet"), on="token", how="left", maintain_order="left")
-print(pieces.group_by("value", "text", "position", maintain_order=True).agg(pl.col("piece").str.join()).collect())
-```
-
-### DuckDB
-
-```python
-import duckdb
-
-print(duckdb.sql('''
-    SELECT checkpoint, class, count(*) AS neurons, avg("gate+_in+_frequency") AS share
-    FROM 'neurons/*/*.parquet' GROUP BY ALL ORDER BY ALL
-'''))
-print(duckdb.sql('''
-    SELECT layer, neuron, example.value, example.text, example.position
-    FROM (SELECT layer, neuron, unnest("gate+_in+_post") AS example FROM 'examples/{key}/*.parquet')
-    ORDER BY abs(example.value) DESC LIMIT 5
-'''))
-```
-
-### datasets
-
-A split is a checkpoint.
-
-```python
-from pathlib import Path
-
-from datasets import load_dataset
-
-folder = str(Path.cwd())  # or the dataset's name on the Hub
-neurons = load_dataset(folder, "neurons", split="{split}")
-print(neurons.sort("cos_in_out")[0]["class"])
-examples = load_dataset(folder, "examples", split="{split}")
-print(examples[0]["gate+_in+_post"])
-```
-
-## Columns
-
-`{{quadrant}}` is one of {quadrants}: the signs of gate and in. `{{activation}}` is one of {activations}. An activation has no
-unit but the model's own scale.
-
-Values are as the model computes them. The paper's view is oriented: where `orientation` is -1, in and w_out are multiplied by
--1, which the model does not notice; then `in+` and `in-` change places, and {odd} their signs.
-
-### neurons
-
-{neurons}
-
-### examples
-
-{examples}
-
-`{{list}}` is one of {lists}. Each holds structs:
-
-{fields}
-
-## Provenance
-
-{provenance}
-
-`weights hash` and `content hash` are SHA-256, of the checkpoint's config and weights, and of the tokenized corpus.
-`positions` are the counted tokens, `examples` the length of the lists. Each file's footer holds all that its layer was made
-from, as JSON under the key `gluscope`.
-"""

@@ -29,10 +29,10 @@ def template_folder() -> Path:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Escapes everything, and fails on a name that is not given."""
+    """Escapes everything in HTML, and fails on a name that is not given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template_folder() / "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
