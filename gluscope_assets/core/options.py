@@ -114,20 +114,12 @@ class ModelOptions(Options):
         return tuple(range(self.layers)) if isinstance(self.layers, int) else self.layers
 
     @model_validator(mode="after")
-    def _ascending_layers(self) -> "ModelOptions":
+    def _fits_together(self) -> "ModelOptions":
         numbers = list(self.layer_numbers)
         if not numbers or numbers != sorted(set(numbers)):
             raise ValueError("layers must be a number, or a list of layers in ascending order")
-        return self
-
-    @model_validator(mode="after")
-    def _some_checkpoint(self) -> "ModelOptions":
         if not self.checkpoints and self.discover is None:
             raise ValueError("list checkpoints, or say with discover where they appear")
-        return self
-
-    @model_validator(mode="after")
-    def _distinct_names(self) -> "ModelOptions":
         names = [checkpoint.name for checkpoint in self.checkpoints]
         repeated = {name for name in names if names.count(name) > 1}
         if repeated:

@@ -146,16 +146,12 @@ def concatenate(aggregates: Sequence[Aggregate]) -> Aggregate:
     """One layer's aggregate from those of its gated MLPs, over the same positions."""
     if len(aggregates) == 1:
         return aggregates[0]
+    neuron_axes = {one.statistic: len(one.index) for one in schema.STATISTICS.stored if one.name not in SAME_FOR_ALL}
+    neuron_axes |= dict.fromkeys((*_example_arrays(), "sample_gate", "sample_in"), 1)
     joined: dict[str, Any] = {
-        name: np.concatenate([getattr(one, name) for one in aggregates], axis=axis) for name, axis in _neuron_axes().items()
+        name: np.concatenate([getattr(one, name) for one in aggregates], axis=axis) for name, axis in neuron_axes.items()
     }
     return replace(aggregates[0], **joined)
-
-
-def _neuron_axes() -> dict[str, int]:
-    """The axis of neurons of each array that has one."""
-    statistics = {one.statistic: len(one.index) for one in schema.STATISTICS.stored if one.name not in SAME_FOR_ALL}
-    return {**statistics, **dict.fromkeys((*_example_arrays(), "sample_gate", "sample_in"), 1)}
 
 
 def _example_arrays() -> dict[str, schema.Column]:

@@ -6,20 +6,15 @@ not: which examples a list keeps (`ranking`), how windows are gathered (`collect
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from gluscope_assets.core.arrays import offsets_of
-from gluscope_assets.core.files import require_file
 from gluscope_assets.core.quadrants import LISTS, column
 from gluscope_assets.core.tables import schema
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Integers = npt.NDArray[np.int64]
 
@@ -96,27 +91,6 @@ def lack_peaks(examples: pa.Table) -> bool:
     """Whether some example of the lists in a table has no peak, as in imported tables that nobody has filled."""
     lists = (examples[name].combine_chunks() for name in (column(*ranked) for ranked in LISTS) if name in examples.column_names)
     return any(one.flatten().field("position").null_count for one in lists)
-
-
-def scan_examples(path: Path, quadrant: str, activation: str, neuron: int | None = None) -> "pl.LazyFrame":
-    """One list of an examples table, one row an example: layer, neuron, rank (from 1), and the fields of `schema.EXAMPLE`.
-
-    Of all neurons or of one. Gate and in are float32 whatever the file keeps them in.
-    """
-    import polars as pl
-
-    rows = pl.scan_parquet(require_file(path))
-    if neuron is not None:
-        rows = rows.filter(pl.col("neuron") == neuron)
-    length = pl.col("entry").list.len()
-    return (
-        rows.select("layer", "neuron", entry=pl.col(column(quadrant, activation)))
-        .filter(length > 0)
-        .with_columns(rank=pl.int_ranges(1, length + 1, dtype=pl.Int32))
-        .explode("entry", "rank")
-        .unnest("entry")
-        .with_columns(pl.col("gate", "in").cast(pl.List(pl.Float32)))
-    )
 
 
 def _with_peaks(lists: pa.ListArray) -> pa.ListArray:

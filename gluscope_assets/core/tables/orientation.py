@@ -14,9 +14,8 @@ import pyarrow as pa
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import require_file
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.quadrants import QUADRANTS, View, oriented_quadrant
+from gluscope_assets.core.quadrants import QUADRANTS, View, column, oriented_quadrant
 from gluscope_assets.core.tables import schema
-from gluscope_assets.core.tables.examples import scan_examples
 from gluscope_assets.core.tables.statistics import scan_statistics
 
 
@@ -73,10 +72,21 @@ def scan_list(
 ) -> pl.LazyFrame:
     """One list of a layer, of all neurons or one, one row an example, strongest first: in the view, with its quadrant there.
 
-    Columns: layer, neuron, quadrant, activation, rank (from 1) and the fields of `schema.EXAMPLE`, gate and in as float32.
-    `quadrant` is the raw one, by which lists are stored.
+    Columns: layer, neuron, quadrant, activation, rank (from 1) and the fields of `schema.EXAMPLE`, gate and in as float32
+    whatever the file keeps them in. `quadrant` is the raw one, by which lists are stored.
     """
-    entries, flipped = scan_examples(tables.examples, quadrant, activation, neuron), pl.lit(False)
+    rows = pl.scan_parquet(require_file(tables.examples))
+    if neuron is not None:
+        rows = rows.filter(pl.col("neuron") == neuron)
+    length, flipped = pl.col("entry").list.len(), pl.lit(False)
+    entries = (
+        rows.select("layer", "neuron", entry=pl.col(column(quadrant, activation)))
+        .filter(length > 0)
+        .with_columns(rank=pl.int_ranges(1, length + 1, dtype=pl.Int32))
+        .explode("entry", "rank")
+        .unnest("entry")
+        .with_columns(pl.col("gate", "in").cast(pl.List(pl.Float32)))
+    )
     if view == "oriented":
         signs = pl.scan_parquet(require_file(tables.weights)).select("neuron", "orientation")
         entries = entries.join(signs, on="neuron", how="left", maintain_order="left")
