@@ -2,9 +2,8 @@
 
 import dagster as dg
 
-from gluscope_assets.orchestration.records import attributes
 from gluscope_assets.orchestration.resources import Storage
-from gluscope_assets.orchestration.retries import tried_again_if_transient
+from gluscope_assets.orchestration.stage_assets import stage_asset
 from gluscope_assets.study.stages.published_site import make_published_site
 from gluscope_assets.study.study import Study
 
@@ -19,15 +18,11 @@ class PublishConfig(dg.Config):
 def build_published_site(study: Study) -> dg.AssetsDefinition:
     """The site in its public place. It has no automation: a person decides."""
 
-    @dg.asset(
-        **attributes(study, "published_site", "site", {"html"}),
-        deps=[[study.name, "site"]],
-        description="The site in the public place that the study's publish names. Started by a person.",
-    )
-    @tried_again_if_transient
+    @stage_asset(study, group="site", kinds={"html"}, deps=["site"], automation_condition=None)
     def published_site(
         context: dg.AssetExecutionContext, config: PublishConfig, storage: Storage
     ) -> dg.MaterializeResult[None]:
+        """The site in the public place that the study's publish names. Started by a person."""
         publication = make_published_site(study, storage.of(study), config.roll_back, context.log.info)
         return dg.MaterializeResult(data_version=dg.DataVersion(publication.identity), metadata=publication.metadata())
 

@@ -15,14 +15,12 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
 from gluscope_assets.core.paths import AGGREGATE_FILES, MANIFEST, StudyFolder
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
-from gluscope_assets.orchestration.records import DATA_VERSION_TAG
+from gluscope_assets.orchestration.records import DATA_VERSION_TAG, recorded_metadata
 from gluscope_assets.study.fingerprints import fingerprint, layers_behind, page_inputs, rendered_fingerprints
 from gluscope_assets.study.study import Study
 
 LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
 """The stages with a partition for each checkpoint and layer, in the order of the graph."""
-
-RECORDS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -156,23 +154,14 @@ class Planner:
     def _is_fresh(self, stage: str, expected: str, file: Path) -> bool:
         return file.is_file() and self._recorded(stage, None).get(None) == expected
 
-    def _recorded(self, stage: str, partitions: Collection[str] | None) -> dict[str | None, str]:
+    def _recorded(self, stage: str, partitions: Sequence[str] | None) -> dict[str | None, str]:
         """The fingerprint in the latest materialization of each of `partitions`, or of an asset without partitions."""
-        records_filter = dg.AssetRecordsFilter(
-            asset_key=dg.AssetKey([self.study.name, stage]),
-            asset_partitions=None if partitions is None else list(partitions),
-        )
         fingerprints: dict[str | None, str] = {}
-        cursor = None
-        while True:
-            batch = self.instance.fetch_materializations(records_filter, limit=RECORDS_AT_ONCE, cursor=cursor)
-            for record in batch.records:
-                if record.asset_materialization is not None:
-                    recorded = record.asset_materialization.metadata.get("fingerprint")
-                    fingerprints.setdefault(record.partition_key, str(recorded.value if recorded is not None else ""))
-            if not batch.has_more or len(fingerprints) == (1 if partitions is None else len(partitions)):
-                return fingerprints
-            cursor = batch.cursor
+        for record, metadata in recorded_metadata(self.study, self.instance, stage, partitions):
+            fingerprints.setdefault(record.partition_key, str(metadata.get("fingerprint", "")))
+            if len(fingerprints) == (1 if partitions is None else len(partitions)):
+                break
+        return fingerprints
 
     def _observed_source(self) -> str | None:
         """The version of the corpus source that was observed last."""

@@ -16,4 +16,5 @@ __all__ = [
     "resources",
     "retries",
     "sensors",
+    "stage_assets",
 ]

@@ -1,4 +1,4 @@
-"""What assets report to Dagster and read back from it: attributes, metadata, column schemas, sample rows, records of runs.
+"""What assets report to Dagster and read back from it: metadata, column schemas, sample rows, records of runs.
 
 Numbers are taken from files and reports; nothing is computed that is stored. The loop over the checkpoints and layers of a run
 is here, once for all stages.
@@ -20,7 +20,7 @@ from gluscope_assets.core.tables import schema
 from gluscope_assets.orchestration.partitions import by_checkpoint, partition_key
 from gluscope_assets.orchestration.resources import Pace, ProgressDisplay, Storage
 from gluscope_assets.study.batch import LayerBatch
-from gluscope_assets.study.fingerprints import batch_of, code_version
+from gluscope_assets.study.fingerprints import batch_of
 from gluscope_assets.study.measurement import RecordedShards
 from gluscope_assets.study.registry import checkpoint_of
 from gluscope_assets.study.study import Study
@@ -48,6 +48,11 @@ def make_layers(
                 context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
                 fingerprints.add(str(batch.provenance[layer]["fingerprint"]))
     return dg.MaterializeResult(data_version=data_version(fingerprints))
+
+
+def result_of(footer: Mapping[str, object], report: StageReport, pace: Pace | None = None) -> dg.MaterializeResult[None]:
+    """What a stage that has no layers hands over."""
+    return dg.MaterializeResult(data_version=data_version([footer["fingerprint"]]), metadata=metadata_of(footer, report, pace))
 
 
 def metadata_of(footer: Mapping[str, object], report: StageReport, pace: Pace | None = None) -> dict[str, Any]:
@@ -89,29 +94,25 @@ def checkpoint_event(study: Study, checkpoint: Checkpoint) -> dg.AssetMaterializ
 
 def recorded_shards(study: Study, instance: dg.DagsterInstance) -> Iterator[RecordedShards]:
     """What the instance recorded of every collection of the study's shards, the latest first."""
-    records_filter, cursor = dg.AssetRecordsFilter(dg.AssetKey([study.name, "activation_shards"])), None
+    for record, metadata in recorded_metadata(study, instance, "activation_shards"):
+        if record.partition_key is not None:
+            ((key, (layer,)),) = by_checkpoint([record.partition_key]).items()
+            yield RecordedShards(key, layer, record.run_id, record.timestamp, metadata)
+
+
+def recorded_metadata(
+    study: Study, instance: dg.DagsterInstance, stage: str, partitions: Sequence[str] | None = None
+) -> Iterator[tuple[dg.EventLogRecord, dict[str, Any]]]:
+    """The materializations of a stage, or of some of its partitions, each with its metadata as values; the latest first."""
+    records_filter, cursor = dg.AssetRecordsFilter(dg.AssetKey([study.name, stage]), asset_partitions=partitions), None
     while True:
         batch = instance.fetch_materializations(records_filter, limit=RECORDS_AT_ONCE, cursor=cursor)
         for record in batch.records:
-            event = record.asset_materialization
-            if event is not None and record.partition_key is not None:
-                ((key, (layer,)),) = by_checkpoint([record.partition_key]).items()
-                metadata = {name: value.value for name, value in event.metadata.items()}
-                yield RecordedShards(key, layer, record.run_id, record.timestamp, metadata)
+            if record.asset_materialization is not None:
+                yield record, {name: value.value for name, value in record.asset_materialization.metadata.items()}
         if not batch.has_more:
             return
         cursor = batch.cursor
-
-
-def attributes(study: Study, stage: str, group: str, kinds: set[str]) -> dict[str, Any]:
-    """What every asset of a study has."""
-    return {
-        "key": dg.AssetKey([study.name, stage]),
-        "group_name": group,
-        "kinds": kinds,
-        "owners": OWNERS,
-        "code_version": code_version(study, stage),
-    }
 
 
 def data_version(fingerprints: Iterable[object]) -> dg.DataVersion:
