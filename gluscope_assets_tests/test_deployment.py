@@ -19,8 +19,9 @@ from dagster._serdes import serialize_value
 
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.orchestration.launcher import CodeServerRunLauncher
-from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG
 from gluscope_assets.orchestration.resources import GPU_POOL
+from gluscope_assets.study.fingerprints import partition_key
 from gluscope_assets_tests.conftest import Workplace
 from gluscope_assets_tests.support.deployed import (
     COMPOSE,
@@ -143,7 +144,7 @@ def test_two_runs_at_once_through_the_daemon(services: tuple[Deployed, Workplace
         check_instance(instance, runs=8 if "postgres" in str(instance.run_storage) else 2)
         while set(instance.get_dynamic_partitions("tiny_checkpoints")) != set(keys):
             time.sleep(0.2)
-        ends = [[str(partition_key(key, layer)) for layer in (0, 1)] for key in keys]
+        ends = [[partition_key(key, layer) for layer in (0, 1)] for key in keys]
         stages = ["activation_shards"]
         # The queue holds back a run that begins with a pool in use: nothing begins before both are there.
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, 0)

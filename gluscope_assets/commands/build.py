@@ -22,9 +22,10 @@ from gluscope_assets.core.pages.selection import check_lists
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.jobs import observe_corpus_job
-from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, checkpoint_partitions, partition_key
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, checkpoint_partitions
 from gluscope_assets.orchestration.records import checkpoint_event
 from gluscope_assets.orchestration.resources import ProgressDisplay
+from gluscope_assets.study.fingerprints import partition_key
 from gluscope_assets.study.registry import look_for_checkpoints, with_registry
 from gluscope_assets.study.study import Study, load_study
 
@@ -80,7 +81,7 @@ def run_plan(study: Study, plan: Plan, instance: dg.DagsterInstance) -> None:
         run_job(job, instance, [dg.AssetKey([study.name, "tokenized_corpus"])])
     for run in plan.layer_runs:
         print(f"{study.name}: {_described(run)}", flush=True)
-        first, last = (str(partition_key(run.checkpoint.key, layer)) for layer in (run.first_layer, run.last_layer))
+        first, last = (partition_key(run.checkpoint.key, layer) for layer in (run.first_layer, run.last_layer))
         assets = [dg.AssetKey([study.name, stage]) for stage in run.stages]
         run_job(job, instance, assets, {RANGE_START_TAG: first, RANGE_END_TAG: last})
     if plan.site:

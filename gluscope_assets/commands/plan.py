@@ -5,7 +5,8 @@ know them. Running the plan belongs to `build.py`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -14,13 +15,18 @@ import dagster as dg
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint, tokenizer_hash
 from gluscope_assets.core.paths import AGGREGATE_FILES, MANIFEST, StudyFolder
-from gluscope_assets.orchestration.partitions import checkpoint_partitions, partition_key
+from gluscope_assets.orchestration.partitions import checkpoint_partitions
 from gluscope_assets.orchestration.records import DATA_VERSION_TAG, recorded_metadata
-from gluscope_assets.study.fingerprints import fingerprint, layers_behind, page_inputs, rendered_fingerprints
+from gluscope_assets.study.fingerprints import (
+    LAYER_STAGES,
+    FingerprintOf,
+    expected_fingerprints,
+    fingerprint,
+    layers_behind,
+    partition_key,
+    rendered_fingerprints,
+)
 from gluscope_assets.study.study import Study
-
-LAYER_STAGES = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
-"""The stages with a partition for each checkpoint and layer, in the order of the graph."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,12 @@ class Planner:
     """The version of the corpus source's content."""
     checkpoints: Sequence[Checkpoint]
     """All checkpoints of the study."""
-    corpus: str = field(init=False)
-    """The expected fingerprint of the tokenized corpus."""
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def corpus(self) -> str:
+        """The expected fingerprint of the tokenized corpus."""
         inputs = {"source": self.source, "tokenizer": tokenizer_hash(self.checkpoints[0])}
-        object.__setattr__(self, "corpus", fingerprint(self.study, "tokenized_corpus", inputs))
+        return fingerprint(self.study, "tokenized_corpus", inputs)
 
     def plan(self, chosen: Sequence[Checkpoint], layers: Sequence[int]) -> Plan:
         """What makes `layers` of the `chosen` checkpoints fresh, and the corpus and the site.
@@ -78,8 +84,8 @@ class Planner:
         runs = []
         for checkpoint in chosen:
             self._check_rankings(checkpoint, layers)
-            expected = self.layer_fingerprints(checkpoint, layers)
-            stale = {stage: self._stale_layers(checkpoint, stage, expected[stage], layers) for stage in LAYER_STAGES}
+            expected = expected_fingerprints(self.study, checkpoint, self.corpus)
+            stale = {stage: self._stale_layers(checkpoint, stage, expected, layers) for stage in LAYER_STAGES}
             # Dropped shards cannot be merged again.
             stale["activation_shards"] |= {
                 layer
@@ -87,7 +93,7 @@ class Planner:
                 if not self.folder.layer_shards(checkpoint.key, layer).first_statistics.is_file()
             }
             runs += self._runs(checkpoint, stale)
-            pages |= {str(partition_key(checkpoint.key, layer)): expected["neuron_pages"][layer] for layer in layers}
+            pages |= {partition_key(checkpoint.key, layer): expected("neuron_pages", layer) for layer in layers}
         site = fingerprint(self.study, "site", {"neuron_pages": pages})
         return Plan(
             new_checkpoints=[checkpoint for checkpoint in self.checkpoints if checkpoint.key not in partitions],
@@ -115,29 +121,13 @@ class Planner:
                             f"not built at {checkpoint.name}; build both."
                         )
 
-    def layer_fingerprints(self, checkpoint: Checkpoint, layers: Sequence[int]) -> dict[str, dict[int, str]]:
-        """The expected fingerprint of each of `LAYER_STAGES` for each layer."""
-        study = self.study
-        weights = fingerprint(study, "neuron_weights", {"weights": checkpoint.weights_hash})
-        inputs = {"tokenized_corpus": self.corpus, "weights": checkpoint.weights_hash}
-        shards = fingerprint(study, "activation_shards", inputs)
-        aggregates = fingerprint(study, "quadrant_aggregates", {"activation_shards": shards})
-        # Equal for all layers: what they are made from is.
-        tables = dict.fromkeys(study.model.layer_numbers, (weights, aggregates))
-        pages = {
-            layer: fingerprint(study, "neuron_pages", page_inputs(study, checkpoint, layer, self.corpus, tables))
-            for layer in layers
-        }
-        same = (dict.fromkeys(layers, one) for one in (weights, shards, aggregates))
-        return dict(zip(LAYER_STAGES, (*same, pages), strict=True))
-
-    def _stale_layers(self, checkpoint: Checkpoint, stage: str, expected: Mapping[int, str], layers: Sequence[int]) -> set[int]:
-        keys = {layer: str(partition_key(checkpoint.key, layer)) for layer in layers}
+    def _stale_layers(self, checkpoint: Checkpoint, stage: str, expected: FingerprintOf, layers: Sequence[int]) -> set[int]:
+        keys = {layer: partition_key(checkpoint.key, layer) for layer in layers}
         recorded = self._recorded(stage, list(keys.values()))
         return {
             layer
             for layer, key in keys.items()
-            if recorded.get(key) != expected[layer] or not self._is_there(checkpoint, stage, layer)
+            if recorded.get(key) != expected(stage, layer) or not self._is_there(checkpoint, stage, layer)
         }
 
     def _is_there(self, checkpoint: Checkpoint, stage: str, layer: int) -> bool:

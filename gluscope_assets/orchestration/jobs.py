@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from gluscope_assets.orchestration.partitions import layer_partitions
+from gluscope_assets.study.fingerprints import LAYER_STAGES
 from gluscope_assets.study.study import Study
 
 if TYPE_CHECKING:
@@ -23,10 +24,9 @@ def observe_corpus_job(study: Study) -> "UnresolvedAssetJobDefinition":
 
 def build_missing_job(study: Study) -> "UnresolvedAssetJobDefinition":
     """Everything of one layer of one checkpoint."""
-    stages = ("neuron_weights", "activation_shards", "quadrant_aggregates", "neuron_pages")
     return dg.define_asset_job(
         f"{study.name}_build_layer",
-        selection=dg.AssetSelection.assets(*([study.name, stage] for stage in stages)),
+        selection=dg.AssetSelection.assets(*([study.name, stage] for stage in LAYER_STAGES)),
         partitions_def=layer_partitions(study),
         description=f"Weights, activations, aggregates and pages of one layer of one checkpoint of {study.name}.",
     )

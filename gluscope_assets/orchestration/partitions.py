@@ -26,11 +26,6 @@ def layer_partitions(study: Study) -> dg.MultiPartitionsDefinition:
     return dg.MultiPartitionsDefinition({"checkpoint": checkpoint_partitions(study), "layer": layers})
 
 
-def partition_key(checkpoint_key: str, layer: int) -> dg.MultiPartitionKey:
-    """The key of one layer of one checkpoint."""
-    return dg.MultiPartitionKey({"checkpoint": checkpoint_key, "layer": layer_name(layer)})
-
-
 def by_checkpoint(partition_keys: Iterable[str]) -> dict[str, list[int]]:
     """The layers of each checkpoint among `partition_keys`: checkpoints in the order given, layers sorted."""
     layers: dict[str, list[int]] = {}

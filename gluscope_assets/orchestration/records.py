@@ -17,10 +17,10 @@ from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.reports import StageReport, size_of
 from gluscope_assets.core.serve.server import HOST, PORT
 from gluscope_assets.core.tables import schema
-from gluscope_assets.orchestration.partitions import by_checkpoint, partition_key
+from gluscope_assets.orchestration.partitions import by_checkpoint
 from gluscope_assets.orchestration.resources import Pace, ProgressDisplay, Storage
 from gluscope_assets.study.batch import LayerBatch
-from gluscope_assets.study.fingerprints import batch_of
+from gluscope_assets.study.fingerprints import batch_of, partition_key
 from gluscope_assets.study.measurement import RecordedShards
 from gluscope_assets.study.registry import checkpoint_of
 from gluscope_assets.study.study import Study

@@ -109,52 +109,74 @@ def recorded_fingerprint(path: Path) -> str:
     return str(read_provenance(path)["fingerprint"])
 
 
-def partition_name(checkpoint_key: str, layer: int) -> str:
+def partition_key(checkpoint_key: str, layer: int) -> str:
     """One layer of one checkpoint, as Dagster writes its partition's key."""
     return f"{checkpoint_key}|{layer_name(layer)}"
 
 
 # What layers are made from
 
+LAYER_STAGES: dict[str, tuple[str, ...]] = {
+    "neuron_weights": (),
+    "activation_shards": ("tokenized_corpus",),
+    "quadrant_aggregates": ("activation_shards",),
+    "neuron_pages": ("tokenized_corpus", "neuron_weights", "quadrant_aggregates"),
+}
+"""The stages whose results are made a layer at a time, in the order of the graph, and the stages that each of them reads."""
+
+FingerprintOf = Callable[[str, int], str]
+"""Gives the fingerprint of what a stage has made, or should make, of a layer of some checkpoint."""
+
 
 def batch_of(study: Study, folder: StudyFolder, checkpoint: Checkpoint, stage: str, layers: Sequence[int]) -> LayerBatch:
     """Layers to make a stage of, with the provenance of what is made. InputError if what they are made from is not there."""
-    inputs = {layer: layer_inputs(study, folder, checkpoint, stage, layer) for layer in layers}
-    footers = {layer: provenance(study, stage, of_layer, checkpoint) for layer, of_layer in inputs.items()}
+    stored = stored_fingerprints(folder, checkpoint)
+    footers = {
+        layer: provenance(study, stage, layer_inputs(study, checkpoint, stage, layer, stored), checkpoint) for layer in layers
+    }
     return LayerBatch(study, folder, checkpoint, footers, fingerprint(study, stage, {"weights": checkpoint.weights_hash}))
 
 
-def layer_inputs(study: Study, folder: StudyFolder, checkpoint: Checkpoint, stage: str, layer: int) -> dict[str, object]:
-    """The fingerprints of what a stage reads of one layer as it lies there, by name."""
-    if stage == "neuron_weights":
-        return {"weights": checkpoint.weights_hash}
-    if stage == "quadrant_aggregates":
-        return {"activation_shards": read_record(folder.layer_shards(checkpoint.key, layer)).fingerprint}
-    corpus = recorded_fingerprint(folder.corpus)
-    if stage == "activation_shards":
-        return {"tokenized_corpus": corpus, "weights": checkpoint.weights_hash}
-    return page_inputs(study, checkpoint, layer, corpus, tables_behind(study, folder, checkpoint, layer))
-
-
-def page_inputs(
-    study: Study, checkpoint: Checkpoint, layer: int, corpus: str, tables: Mapping[int, tuple[str, str]]
+def layer_inputs(
+    study: Study, checkpoint: Checkpoint, stage: str, layer: int, fingerprint_of: FingerprintOf
 ) -> dict[str, object]:
-    """What the pages of one layer are made from, by name.
-
-    `tables` are the fingerprints of weights and aggregate, by layer; they hold at least `layers_behind` the pages.
-    """
-    weights, aggregate = tables[layer]
-    return {
-        "tokenized_corpus": corpus,
-        "neuron_weights": weights,
-        "quadrant_aggregates": aggregate,
-        "checkpoint": checkpoint.name,
+    """What a stage's result of a layer is made from, by name, given the fingerprints of what other stages made."""
+    inputs: dict[str, object] = {read: fingerprint_of(read, layer) for read in LAYER_STAGES[stage]}
+    if stage in ("neuron_weights", "activation_shards"):
+        inputs["weights"] = checkpoint.weights_hash
+    elif stage == "neuron_pages":
+        inputs["checkpoint"] = checkpoint.name
         # Not the whole selection: another checkpoint or layer must not make these pages stale.
-        "neurons": selected_neurons(study, checkpoint.name, layer, tables),
-    }
+        inputs["neurons"] = selected_neurons(study, checkpoint.name, layer, fingerprint_of)
+    return inputs
 
 
-def selected_neurons(study: Study, checkpoint_name: str, layer: int, tables: Mapping[int, tuple[str, str]]) -> object:
+def stored_fingerprints(folder: StudyFolder, checkpoint: Checkpoint) -> FingerprintOf:
+    """The fingerprints of what lies in a study's folder, read when asked for. InputError if it is not there."""
+
+    def stored(stage: str, layer: int) -> str:
+        tables = folder.tables(checkpoint.key, layer)
+        if stage == "activation_shards":
+            return read_record(folder.layer_shards(checkpoint.key, layer)).fingerprint
+        files = {"tokenized_corpus": folder.corpus, "neuron_weights": tables.weights, "quadrant_aggregates": tables.statistics}
+        return recorded_fingerprint(files[stage])
+
+    return stored
+
+
+def expected_fingerprints(study: Study, checkpoint: Checkpoint, corpus: str) -> FingerprintOf:
+    """The fingerprints that a checkpoint's results should have, given that of the tokenized corpus."""
+
+    @cache
+    def expected(stage: str, layer: int) -> str:
+        if stage == "tokenized_corpus":
+            return corpus
+        return fingerprint(study, stage, layer_inputs(study, checkpoint, stage, layer, expected))
+
+    return expected
+
+
+def selected_neurons(study: Study, checkpoint_name: str, layer: int, fingerprint_of: FingerprintOf) -> object:
     """What decides which neurons of a layer get pages: `all`, or the first so many, those listed, and rankings."""
     first, listed, rankings = 0, set[int](), []
     for selection in _selections(study, checkpoint_name, layer):
@@ -164,7 +186,8 @@ def selected_neurons(study: Study, checkpoint_name: str, layer: int, tables: Map
             first = max(first, selection.neurons)
         elif isinstance(selection.neurons, TopNeurons):
             others = [other for other in _ranked_together(study, selection, layer) if other != layer]
-            behind = {layer_name(other): tables[other] for other in others}
+            ranked = ("neuron_weights", "quadrant_aggregates")
+            behind = {layer_name(other): [fingerprint_of(stage, other) for stage in ranked] for other in others}
             rankings.append({**selection.neurons.model_dump(), "others": behind})
         else:
             listed.update(selection.neurons)
@@ -183,29 +206,19 @@ def layers_behind(study: Study, checkpoint_name: str, layer: int) -> list[int]:
     return sorted(behind)
 
 
-def tables_behind(study: Study, folder: StudyFolder, checkpoint: Checkpoint, layer: int) -> dict[int, tuple[str, str]]:
-    """The fingerprints of weights and aggregate of each layer that the pages of one are made from."""
-    return {
-        other: (
-            recorded_fingerprint(folder.weights(checkpoint.key, other)),
-            recorded_fingerprint(folder.tables(checkpoint.key, other).statistics),
-        )
-        for other in layers_behind(study, checkpoint.name, layer)
-    }
-
-
 def outdated_pages(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """The `partition_name`s of the pages that are there and would be others now, by their fingerprints.
+    """The `partition_key`s of the pages that are there and would be others now, by their fingerprints.
 
     The graph does not tell: which neurons get pages also depends on which checkpoint is the last.
     """
     outdated = []
     for checkpoint in checkpoints:
         rendered = rendered_fingerprints(study, folder, [checkpoint])
+        stored = stored_fingerprints(folder, checkpoint)
         for layer in study.model.layer_numbers:
-            name = partition_name(checkpoint.key, layer)
+            name = partition_key(checkpoint.key, layer)
             if name in rendered:
-                inputs = layer_inputs(study, folder, checkpoint, "neuron_pages", layer)
+                inputs = layer_inputs(study, checkpoint, "neuron_pages", layer, stored)
                 if rendered[name] != fingerprint(study, "neuron_pages", inputs):
                     outdated.append(name)
     return outdated
@@ -224,9 +237,9 @@ def _ranked_together(study: Study, selection: PageSelection, layer: int) -> list
 
 
 def rendered_fingerprints(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> dict[str, str]:
-    """The fingerprints of the pages that lie in the site, by `partition_name`: what the site is made from."""
+    """The fingerprints of the pages that lie in the site, by `partition_key`: what the site is made from."""
     reports = {
-        partition_name(checkpoint.key, layer): folder.page_report(checkpoint.key, layer)
+        partition_key(checkpoint.key, layer): folder.page_report(checkpoint.key, layer)
         for checkpoint in checkpoints
         for layer in study.model.layer_numbers
     }

@@ -15,10 +15,10 @@ import dagster as dg
 import rich.table
 from rich.console import Console
 
-from gluscope_assets.commands.plan import LAYER_STAGES
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
-from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG
 from gluscope_assets.orchestration.resources import GPU_POOL
+from gluscope_assets.study.fingerprints import LAYER_STAGES, partition_key
 from gluscope_assets.study.study import SHIPPED, load_study
 from gluscope_assets_tests.support.deployed import DAGSTER_YAML, SERVICES, Deployed, deployed, until
 
@@ -57,9 +57,9 @@ def main() -> None:
             began = time.time()
             until(lambda: len(instance.get_dynamic_partitions("demo_checkpoints")) == len(keys), "the checkpoints")
             build(services, instance, [services.launch("demo", ["tokenized_corpus"])])
-            ends = [[str(partition_key(key, layer)) for layer in (layers[0], layers[-1])] for key in keys]
+            ends = [[partition_key(key, layer) for layer in (layers[0], layers[-1])] for key in keys]
             tags = [{RANGE_START_TAG: first, RANGE_END_TAG: last} for first, last in ends]
-            build(services, instance, [services.launch("demo", LAYER_STAGES, tag) for tag in tags])
+            build(services, instance, [services.launch("demo", list(LAYER_STAGES), tag) for tag in tags])
             build(services, instance, [services.launch("demo", ["site"])])
             ended = time.time()
             table = rich.table.Table("run", "from", "to", box=None, header_style="bold")

@@ -23,11 +23,11 @@ import rich.table
 from rich.console import Console
 
 from gluscope_assets.commands import main as cli
-from gluscope_assets.commands.plan import LAYER_STAGES
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.paths import HOME_VARIABLE
-from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG
 from gluscope_assets.orchestration.resources import GPU_POOL
+from gluscope_assets.study.fingerprints import LAYER_STAGES, partition_key
 from gluscope_assets.study.study import STUDIES_VARIABLE, load_study
 from gluscope_assets_tests.support.deployed import Deployed, deployed, until
 from gluscope_assets_tests.support.tiny import LAYERS, write_checkpoint, write_tiny
@@ -140,8 +140,8 @@ class Soak:
     def build_all(self, keys: Sequence[str]) -> None:
         """The whole study: the corpus, the checkpoints beside each other, the site."""
         self.build([Work(["tokenized_corpus"])])
-        ends = [[str(partition_key(key, layer)) for layer in (0, LAYERS - 1)] for key in keys]
-        self.build([Work(LAYER_STAGES, {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends])
+        ends = [[partition_key(key, layer) for layer in (0, LAYERS - 1)] for key in keys]
+        self.build([Work(list(LAYER_STAGES), {RANGE_START_TAG: first, RANGE_END_TAG: last}) for first, last in ends])
         self.build([Work(["site"])])
 
 

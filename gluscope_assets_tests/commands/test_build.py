@@ -18,8 +18,9 @@ from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.site.measured import Measurement
 from gluscope_assets.core.site.overview import Overview, overview_of
 from gluscope_assets.definitions import build_defs
-from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG
 from gluscope_assets.orchestration.records import recorded_shards
+from gluscope_assets.study.fingerprints import partition_key
 from gluscope_assets.study.measurement import measurement_of, passes_of
 from gluscope_assets.study.sources import rendered_tables
 from gluscope_assets_tests.conftest import Workplace
@@ -60,7 +61,7 @@ def measurement(workplace: Workplace) -> Measurement:
 def test_the_whole_chain_materializes(built_tiny: Workplace) -> None:
     materialized = built_tiny.materialized()
     assert materialized.keys() == {"tokenized_corpus", "site", *LAYER_STAGES}
-    expected = {str(partition_key(key, layer)) for key in keys(built_tiny) for layer in range(2)}
+    expected = {partition_key(key, layer) for key in keys(built_tiny) for layer in range(2)}
     for stage in LAYER_STAGES:
         assert materialized[stage] == expected
     pages = sorted((built_tiny.folder.site / keys(built_tiny)[1]).glob("*/[0-9]*.html"))
@@ -173,7 +174,7 @@ def test_a_pass_is_that_of_the_shards_behind_the_tables(built_tiny: Workplace) -
     def record(layer: int, tokens: int, fingerprint: object) -> dg.AssetMaterialization:
         return dg.AssetMaterialization(
             ["tiny", "activation_shards"],
-            partition=str(partition_key(checkpoint.key, layer)),
+            partition=partition_key(checkpoint.key, layer),
             metadata={"fingerprint": str(fingerprint), "tokens": tokens, "tokens per second": tokens / 2},
         )
 
@@ -207,12 +208,12 @@ def test_a_new_checkpoint_touches_neither_the_corpus_nor_other_checkpoints_activ
     runs = tiny.runs()
     assert tiny.build() == 0
     again = tiny.materialized(runs)
-    third = {str(partition_key(keys(tiny)[2], layer)) for layer in range(2)}
+    third = {partition_key(keys(tiny)[2], layer) for layer in range(2)}
     assert "tokenized_corpus" not in again
     for stage in ("neuron_weights", "activation_shards", "quadrant_aggregates"):
         assert again[stage] == third
     # The last checkpoint's neurons all get pages: there is a new last one, and the old one's selection has changed.
-    second = {str(partition_key(keys(tiny)[1], layer)) for layer in range(2)}
+    second = {partition_key(keys(tiny)[1], layer) for layer in range(2)}
     assert again["neuron_pages"] == third | second
 
 
@@ -232,7 +233,7 @@ def test_dropped_shards_stay_fresh_and_are_made_again_when_a_merge_needs_them(ti
     tiny.file.write_text(yaml.safe_dump(content))
     runs = tiny.runs()
     assert tiny.build() == 0
-    assert tiny.materialized(runs)["activation_shards"] == {str(partition_key(key, 1))}
+    assert tiny.materialized(runs)["activation_shards"] == {partition_key(key, 1)}
     assert (tiny.folder.layer_shards(key, 1).shard(0) / "examples.parquet").read_bytes() == before
 
 
@@ -249,13 +250,13 @@ def test_what_was_deleted_is_made_again(tiny: Workplace) -> None:
         file.unlink()
         runs = tiny.runs()
         assert tiny.build() == 0
-        assert tiny.materialized(runs) == {stage: {str(partition_key(key, 0))}}
+        assert tiny.materialized(runs) == {stage: {partition_key(key, 0)}}
         assert file.read_bytes() == content
 
 
 def test_layers_and_checkpoints_can_be_chosen(fresh: Workplace) -> None:
     assert fresh.build("--checkpoint", "second", "--layers", "1") == 0
-    key = str(partition_key(keys(fresh)[1], 1))
+    key = partition_key(keys(fresh)[1], 1)
     materialized = fresh.materialized()
     assert all(materialized[stage] == {key} for stage in LAYER_STAGES)
     assert fresh.build() == 0
@@ -268,7 +269,7 @@ def test_a_range_run_as_the_ui_starts_it(tiny: Workplace) -> None:
     definitions = build_defs([tiny.study])
     job = definitions.resolve_implicit_global_asset_job_def()
     runs = tiny.runs()
-    tags = {RANGE_START_TAG: str(partition_key(first, 0)), RANGE_END_TAG: str(partition_key(second, 1))}
+    tags = {RANGE_START_TAG: partition_key(first, 0), RANGE_END_TAG: partition_key(second, 1)}
     stages = ["activation_shards", "quadrant_aggregates"]
     with tiny.instance as instance:
         selection = [dg.AssetKey(["tiny", stage]) for stage in stages]

@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from gluscope_assets.core.pages import templates
-from gluscope_assets.orchestration.partitions import partition_key
+from gluscope_assets.core.paths import layer_name
 from gluscope_assets.study.closure import ROOT
-from gluscope_assets.study.fingerprints import STAGES, code_hash, code_of, code_version, partition_name
+from gluscope_assets.study.fingerprints import STAGES, code_hash, code_of, code_version, partition_key
 from gluscope_assets_tests.conftest import Workplace
 
 FOLLOW_THE_CODE = [name for name, stage in STAGES.items() if stage.number is None]
@@ -80,4 +81,5 @@ def test_versions_follow_the_code(stage: str, tmp_path: Path, built_tiny: Workpl
 
 def test_partitions_are_named_as_dagster_names_them() -> None:
     for layer in (0, 7, 42, 100):
-        assert partition_name("step1000-ab12cd3", layer) == str(partition_key("step1000-ab12cd3", layer))
+        dimensions = {"checkpoint": "step1000-ab12cd3", "layer": layer_name(layer)}
+        assert partition_key("step1000-ab12cd3", layer) == str(dg.MultiPartitionKey(dimensions))

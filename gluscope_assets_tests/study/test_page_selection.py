@@ -15,8 +15,7 @@ from gluscope_assets.core.options import TopNeurons
 from gluscope_assets.core.pages.selection import top_neurons
 from gluscope_assets.core.pages.site_map import read_manifest
 from gluscope_assets.core.site.links import broken_links
-from gluscope_assets.orchestration.partitions import partition_key
-from gluscope_assets.study.fingerprints import layers_behind, selected_neurons
+from gluscope_assets.study.fingerprints import layers_behind, partition_key, selected_neurons
 from gluscope_assets_tests.conftest import Workplace
 
 Selections = list[dict[str, Any]]
@@ -46,7 +45,7 @@ def again(workplace: Workplace) -> Mapping[str, set[str | None]]:
 def places(workplace: Workplace, *layers: tuple[int, int]) -> set[str]:
     """The partition keys of (place of the checkpoint, layer)."""
     keys = [resolve_checkpoint(options).key for options in workplace.study.model.checkpoints]
-    return {str(partition_key(keys[checkpoint], layer)) for checkpoint, layer in layers}
+    return {partition_key(keys[checkpoint], layer) for checkpoint, layer in layers}
 
 
 def test_a_ranking_renders_its_top_and_a_second_build_does_nothing(tiny: Workplace) -> None:
@@ -87,8 +86,13 @@ def test_a_ranking_follows_the_tables_of_all_its_layers(tiny: Workplace) -> None
     select(tiny, [{"checkpoints": "all", "neurons": ranking}])
     assert again(tiny).keys() == {"neuron_pages", "site"}
     study = tiny.study
-    same = {layer: (f"weights {layer}", f"aggregate {layer}") for layer in range(2)}
-    other = {**same, 1: ("weights 1", "another")}
+
+    def same(stage: str, layer: int) -> str:
+        return f"{stage} {layer}"
+
+    def other(stage: str, layer: int) -> str:
+        return "another" if (stage, layer) == ("quadrant_aggregates", 1) else same(stage, layer)
+
     assert layers_behind(study, "first", 0) == [0, 1]
     assert selected_neurons(study, "first", 0, same) != selected_neurons(study, "first", 0, other)
     select(tiny, [{"checkpoints": "all", "neurons": {**ranking, "of": "layer"}}])
