@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+def _from_study_file(path: Path, info: ValidationInfo) -> Path:
+    return (info.context["folder"] / path.expanduser()).resolve() if info.context else path
+
+
+StudyPath = Annotated[Path, AfterValidator(_from_study_file)]
+"""Made absolute as a study file is read: relative ones start at the `folder` of the validation's context."""
 
 
 class Options(BaseModel):
@@ -23,7 +31,7 @@ class CorpusOptions(Options):
 
     source: Literal["standard_library", "folder", "jsonl", "tokens"]
     """The running Python's standard library; a folder of text files; JSON lines; or Parquet with `input_ids`."""
-    path: Path | None = None
+    path: StudyPath | None = None
     """The folder or file, for every source but `standard_library`. Relative paths start at the study file."""
     text_field: str = "text"
     """The field of a JSON line that holds the text."""
@@ -52,7 +60,7 @@ class CheckpointOptions(Options):
 
     name: Slug
     """Shown on pages; the partition key is this and a piece of the hash of the weights."""
-    path: Path | None = None
+    path: StudyPath | None = None
     """A folder with config.json and safetensors. Relative paths start at the study file."""
     repository: str | None = None
     """A Hub id, `owner/name`."""
@@ -71,7 +79,7 @@ class CheckpointOptions(Options):
 class DiscoveryOptions(Options):
     """Where checkpoints of the model appear by themselves, and which of them are taken."""
 
-    folder: Path | None = None
+    folder: StudyPath | None = None
     """A folder whose folders are checkpoints, such as a Trainer's output. Relative paths start at the study file."""
     repository: str | None = None
     """A Hub id, whose branches and tags are checkpoints."""
@@ -244,7 +252,7 @@ class HubTarget(Options):
 class PublishOptions(Options):
     """Where the site goes when a person publishes it: one place, or none."""
 
-    folder: Path | None = None
+    folder: StudyPath | None = None
     """A folder. Relative paths start at the study file."""
     git: GitTarget | None = None
     bucket: BucketTarget | None = None

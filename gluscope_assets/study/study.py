@@ -1,14 +1,14 @@
 """A study: its YAML file, read and validated.
 
 Here: the shape of a study file, how relative paths are meant, and the sentence a person reads when the file is wrong.
-The options of each stage are in `core/options.py`; where results are stored is in `resources.py`.
+The options of each stage are in `core/options.py`; where results are stored is in `core/paths.py`.
 """
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -83,7 +83,7 @@ def load_study(file: Path) -> Study:
     if "file" in content:
         raise InputError(f"{file}: unknown field file; remove it.")
     try:
-        return Study.model_validate({**_with_absolute_paths(content, file.parent), "file": file})
+        return Study.model_validate({**content, "file": file}, context={"folder": file.parent})
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
 
@@ -105,27 +105,6 @@ def _named_files(paths: str) -> Iterator[Path]:
             yield from sorted(path.glob("*.yaml"))
         else:
             yield path
-
-
-def _with_absolute_paths(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """`content` with the paths in corpus, publish and model.checkpoints starting at `folder`."""
-
-    def absolute(options: Any, field: str) -> Any:
-        if isinstance(options, Mapping) and isinstance(options.get(field), str):
-            return {**options, field: (folder / Path(options[field]).expanduser()).resolve()}
-        return options
-
-    absolute_content = dict(content)
-    for name, field in (("corpus", "path"), ("publish", "folder")):
-        if name in content:
-            absolute_content[name] = absolute(content[name], field)
-    model = content.get("model")
-    if isinstance(model, Mapping) and isinstance(model.get("checkpoints"), Sequence):
-        checkpoints = [absolute(checkpoint, "path") for checkpoint in model["checkpoints"]]
-        absolute_content["model"] = model = {**model, "checkpoints": checkpoints}
-    if isinstance(model, Mapping) and "discover" in model:
-        absolute_content["model"] = {**model, "discover": absolute(model["discover"], "folder")}
-    return absolute_content
 
 
 def _sentence(error: ValidationError) -> str:
