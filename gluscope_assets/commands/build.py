@@ -42,7 +42,7 @@ def build(
     study, folder = named_study(study_name)
     if study.model.discover is not None:
         given = load_study(study.file)
-        print(f"{study.name}: {look_for_checkpoints(given, folder).sentence}")
+        print(f"{study.name}: {look_for_checkpoints(given, folder)}")
         study = with_registry(given, folder)
     chosen_layers = named_layers(layers, study)
     checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]

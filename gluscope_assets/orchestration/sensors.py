@@ -31,15 +31,15 @@ def new_checkpoints_sensor(study: Study) -> dg.SensorDefinition:
     def new_checkpoints(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         # The file, not the loaded study: a checkpoint is added by editing it, and the code server keeps running.
         given, folder = load_study(study.file), StudyFolder(default_home() / study.name)
-        look = look_for_checkpoints(given, folder)
+        said = look_for_checkpoints(given, folder)
         current = with_registry(given, folder)
         present = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         checkpoints = {checkpoint.key: checkpoint for checkpoint in _checkpoints(given, folder)}
         new = [checkpoint for key, checkpoint in checkpoints.items() if key not in present]
         retired = [key for key in retired_keys(folder) if key in present]
         if not new and not retired:
-            return dg.SensorResult(skip_reason=f"{look.sentence[0].upper()}{look.sentence[1:]}.")
-        context.log.info(f"{study.name}: {look.sentence}.")
+            return dg.SensorResult(skip_reason=f"{said[0].upper()}{said[1:]}.")
+        context.log.info(f"{study.name}: {said}.")
         requests = [partitions.build_add_request([checkpoint.key for checkpoint in new])] if new else []
         deletions = [partitions.build_delete_request(retired)] if retired else []
         return dg.SensorResult(
@@ -54,9 +54,8 @@ def _checkpoints(study: Study, folder: StudyFolder) -> Iterator[Checkpoint]:
     """The listed ones, and those that have appeared and are not retired, whose weights need not be here."""
     for options in study.model.checkpoints:
         yield resolve_checkpoint(options)
-    for one in read_registry(folder).appeared:
-        if one.same_as is None and not one.retired:
-            yield Checkpoint(one.options.name, one.options.path or folder.root, one.weights_hash)
+    for one in read_registry(folder).current:
+        yield Checkpoint(one.options.name, one.options.path or folder.root, one.weights_hash)
 
 
 def corpus_schedule(study: Study) -> dg.ScheduleDefinition:

@@ -6,8 +6,6 @@ looking for them. Looking belongs to `core/model/discovery.py`; who looks when, 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
@@ -16,7 +14,7 @@ from gluscope_assets.core.files import replacing
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.discovery import find_candidates, weights_hash
 from gluscope_assets.core.options import CheckpointOptions, Options
-from gluscope_assets.core.paths import StudyFolder
+from gluscope_assets.core.paths import StudyFolder, checkpoint_key
 from gluscope_assets.study.study import Study
 
 
@@ -33,7 +31,7 @@ class AppearedCheckpoint(Options):
     @property
     def key(self) -> str:
         """Of its partition."""
-        return Checkpoint(self.options.name, Path(), self.weights_hash).key
+        return checkpoint_key(self.options.name, self.weights_hash)
 
 
 class Registry(Options):
@@ -41,34 +39,10 @@ class Registry(Options):
 
     appeared: tuple[AppearedCheckpoint, ...] = Field(default=(), alias="found")
 
-
-@dataclass(frozen=True)
-class Look:
-    """What one look for checkpoints gave."""
-
-    added: tuple[str, ...]
-    """Names of new checkpoints."""
-    same: tuple[tuple[str, str], ...]
-    """(name, the earlier checkpoint with the same weights) of new ones that cost nothing."""
-    retired: tuple[str, ...]
-    unfinished: tuple[str, ...]
-    """Still being written."""
-    left: int
-    """New ones that wait for the next look."""
-
     @property
-    def is_empty(self) -> bool:
-        return self == Look((), (), (), (), 0)
-
-    @property
-    def sentence(self) -> str:
-        """What a person reads of it."""
-        said = [f"new: {', '.join(self.added)}"] if self.added else []
-        said += [f"{name} has the weights of {other} and costs nothing" for name, other in self.same]
-        said += [f"retired: {', '.join(self.retired)}"] if self.retired else []
-        said += [f"not complete yet: {', '.join(self.unfinished)}"] if self.unfinished else []
-        said += [f"{self.left} more at the next look"] if self.left else []
-        return "; ".join(said) or "no new checkpoint"
+    def current(self) -> list[AppearedCheckpoint]:
+        """Those that are neither retired nor the same as another one."""
+        return [one for one in self.appeared if one.same_as is None and not one.retired]
 
 
 def read_registry(folder: StudyFolder) -> Registry:
@@ -92,11 +66,7 @@ def with_registry(study: Study, folder: StudyFolder) -> Study:
         return study
     listed = study.model.checkpoints
     names = {checkpoint.name for checkpoint in listed}
-    appeared = [
-        one.options
-        for one in read_registry(folder).appeared
-        if one.same_as is None and not one.retired and one.options.name not in names
-    ]
+    appeared = [one.options for one in read_registry(folder).current if one.options.name not in names]
     model = study.model.model_copy(update={"checkpoints": (*listed, *appeared)})
     return study.model_copy(update={"model": model})
 
@@ -114,47 +84,55 @@ def checkpoint_of(study: Study, checkpoint_key: str) -> Checkpoint:
     )
 
 
-def look_for_checkpoints(study: Study, folder: StudyFolder) -> Look:
-    """Look where the study says checkpoints appear, and put what is new into the registry. InputError as `find_candidates`."""
+def look_for_checkpoints(study: Study, folder: StudyFolder) -> str:
+    """Look where the study says checkpoints appear, put what is new into the registry, and say what that was.
+
+    InputError as `find_candidates`.
+    """
     discover = study.model.discover
     if discover is None:
-        return Look((), (), (), (), 0)
+        return _told((), (), (), 0)
     before = read_registry(folder).appeared
     by_name = {one.options.name: one for one in before}
     listed = {weights_hash(one): one.name for one in study.model.checkpoints}
     hashes = listed | {one.weights_hash: name for name, one in by_name.items() if one.same_as is None}
     candidates, unfinished = find_candidates(discover)
-    names = {one.name for one in study.model.checkpoints}
-    new = [candidate for candidate in candidates if candidate.name not in by_name and candidate.name not in names]
-    added, same = [], []
+    names = by_name.keys() | {one.name for one in study.model.checkpoints}
+    new = [candidate for candidate in candidates if candidate.name not in names]
     for candidate in new[: discover.at_once]:
         digest = weights_hash(candidate.options)
-        other = hashes.setdefault(digest, candidate.name)
-        is_same = other != candidate.name
+        first = hashes.setdefault(digest, candidate.name)
         by_name[candidate.name] = AppearedCheckpoint(
-            options=candidate.options, weights_hash=digest, same_as=other if is_same else None
+            options=candidate.options, weights_hash=digest, same_as=first if first != candidate.name else None
         )
-        if is_same:
-            same.append((candidate.name, other))
-        else:
-            added.append(candidate.name)
     order = {candidate.name: number for number, candidate in enumerate(candidates)}
     # One whose folder is gone stays before all that are there.
     ordered = sorted(by_name.values(), key=lambda one: order.get(one.options.name, -1))
-    settled, retired = _retire(ordered, discover.keep)
+    settled = _retire(ordered, discover.keep)
     if settled != before:
         with replacing(folder.registry) as temporary:
             temporary.write_text(json.dumps(Registry(found=settled).model_dump(mode="json", by_alias=True), indent=1) + "\n")
-    return Look(tuple(added), tuple(same), retired, tuple(unfinished), max(len(new) - discover.at_once, 0))
+    return _told(before, settled, unfinished, max(len(new) - discover.at_once, 0))
 
 
-def _retire(appeared: Sequence[AppearedCheckpoint], keep: int | None) -> tuple[tuple[AppearedCheckpoint, ...], tuple[str, ...]]:
-    """All but the last `keep` retired, and the names of those that were not before."""
+def _retire(appeared: Sequence[AppearedCheckpoint], keep: int | None) -> tuple[AppearedCheckpoint, ...]:
+    """All but the last `keep` retired."""
     own = [one.options.name for one in appeared if one.same_as is None]
-    staying = set(own if keep is None else own[-keep:])
-    settled, fresh = [], []
-    for one in appeared:
-        retired = one.same_as is None and one.options.name not in staying
-        fresh += [one.options.name] if retired and not one.retired else []
-        settled.append(one.model_copy(update={"retired": retired}))
-    return tuple(settled), tuple(fresh)
+    retired = set(() if keep is None else own[:-keep])
+    return tuple(one.model_copy(update={"retired": one.options.name in retired}) for one in appeared)
+
+
+def _told(
+    before: Sequence[AppearedCheckpoint], after: Sequence[AppearedCheckpoint], unfinished: Sequence[str], left: int
+) -> str:
+    """What a person reads of a look; `unfinished` are still being written, and `left` new ones wait for the next look."""
+    present, gone = ({one.options.name for one in before if one.retired is retired} for retired in (False, True))
+    fresh = [one for one in after if one.options.name not in present | gone]
+    added = [one.options.name for one in fresh if one.same_as is None]
+    retired = [one.options.name for one in after if one.retired and one.options.name not in gone]
+    said = [f"new: {', '.join(added)}"] if added else []
+    said += [f"{one.options.name} has the weights of {one.same_as} and costs nothing" for one in fresh if one.same_as]
+    said += [f"retired: {', '.join(retired)}"] if retired else []
+    said += [f"not complete yet: {', '.join(unfinished)}"] if unfinished else []
+    said += [f"{left} more at the next look"] if left else []
+    return "; ".join(said) or "no new checkpoint"

@@ -93,12 +93,12 @@ def test_the_sensor_waits_for_a_writer_that_stopped_midway(fresh: Workplace, run
 def test_so_many_at_once_and_the_same_weights_cost_nothing(fresh: Workplace, runs: Path) -> None:
     discover(fresh, at_once=1)
     shutil.copytree(runs / "checkpoint-200", runs / "checkpoint-250")
-    looks = [look_for_checkpoints(fresh.study, fresh.folder) for _ in range(4)]
-    assert [look.added for look in looks] == [("checkpoint-100",), ("checkpoint-200",), (), ()]
-    assert [look.left for look in looks] == [2, 1, 0, 0]
-    assert looks[2].same == (("checkpoint-250", "checkpoint-200"),)
-    assert looks[2].sentence == "checkpoint-250 has the weights of checkpoint-200 and costs nothing"
-    assert looks[3].is_empty
+    assert [look_for_checkpoints(fresh.study, fresh.folder) for _ in range(4)] == [
+        "new: checkpoint-100; 2 more at the next look",
+        "new: checkpoint-200; 1 more at the next look",
+        "checkpoint-250 has the weights of checkpoint-200 and costs nothing",
+        "no new checkpoint",
+    ]
     assert names(fresh) == ["checkpoint-100", "checkpoint-200"]
 
 
