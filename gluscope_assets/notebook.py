@@ -8,10 +8,10 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -24,7 +24,7 @@ from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, View, column
 from gluscope_assets.core.tables.orientation import scan_list, scan_neurons
 from gluscope_assets.study.sources import built_checkpoints
-from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
+from gluscope_assets.study.study import Study, find_study
 
 COMPARED = (
     *(f"{quadrant}_routed_frequency" for quadrant in QUADRANTS),
@@ -45,16 +45,7 @@ def open_study(storage: str | Path | None, study: str | Path) -> "OpenedStudy":
     a study file. InputError if there is no such study, or nothing is built of it.
     """
     home = default_home() if storage is None else Path(storage)
-    if isinstance(study, Path) or study.endswith((".yaml", ".yml")):
-        opened = load_study(Path(study))
-    else:
-        studies = find_studies()
-        if study not in studies:
-            raise InputError(
-                f"There is no study {study}; give one of {', '.join(sorted(studies))}, or a study file, or name its file in "
-                f"${STUDIES_VARIABLE}."
-            )
-        opened = studies[study]
+    opened = find_study(study)
     return OpenedStudy(opened, StudyFolder(home / opened.name))
 
 
@@ -66,6 +57,7 @@ class OpenedStudy:
 
     def __init__(self, study: Study, folder: StudyFolder) -> None:
         self.study, self.folder = study, folder
+        self._decoder = cache(TokenDecoder.from_folder)
         self._checkpoints: dict[str, Checkpoint] = {built.key: built for built in built_checkpoints(study, folder)}
         if not self._checkpoints:
             raise InputError(
@@ -113,8 +105,7 @@ class OpenedStudy:
             documents.with_columns(pl.col("text").cast(pl.Int32)), on="text", how="left", maintain_order="left"
         )
         cells = pl.struct("text", "start", count=pl.col("token").list.len())
-        decoder = _Pieces(self, self._checkpoints[key])
-        tokens = cells.map_batches(decoder.of_windows, return_dtype=pl.List(pl.String), is_elementwise=True)
+        tokens = cells.map_batches(partial(self._pieces, key), return_dtype=pl.List(pl.String), is_elementwise=True)
         numbers = ["layer", "neuron", "quadrant", "activation", "rank", "value", "post", "text", "position"]
         own = joined.with_columns(tokens.alias("tokens"), pl.lit(key).alias("checkpoint"))
         return own.select("checkpoint", *numbers, "document", "start", "tokens", "gate", "in")
@@ -153,13 +144,11 @@ class OpenedStudy:
         steps = []
         for before, after in pairwise(keys):
             one, two = (self.neurons(key, view).select("layer", "neuron", *COMPARED) for key in (before, after))
-            both = one.rename({name: f"{name}_before" for name in COMPARED}).join(
-                two.rename({name: f"{name}_after" for name in COMPARED}), on=["layer", "neuron"], maintain_order="left"
-            )
+            both = one.join(two, on=["layer", "neuron"], suffix="_after", maintain_order="left")
             columns: list[pl.Expr] = []
             for name in COMPARED:
-                first, second = pl.col(f"{name}_before"), pl.col(f"{name}_after")
-                columns += [first, second]
+                first, second = pl.col(name), pl.col(f"{name}_after")
+                columns += [first.alias(f"{name}_before"), second]
                 if name.endswith("_frequency") or name.startswith("cos_"):
                     columns.append((second - first).alias(f"{name}_change"))
                 elif name != "atypical":
@@ -193,30 +182,19 @@ class OpenedStudy:
         """The tokenized texts."""
         return TokenizedCorpus.open(self.folder.corpus)
 
-
-class _Pieces:
-    """The tokens of windows as strings, characters whole wherever the window begins."""
-
-    def __init__(self, opened: OpenedStudy, checkpoint: Checkpoint) -> None:
-        self.opened, self.checkpoint = opened, checkpoint
-
-    @cached_property
-    def decoder(self) -> TokenDecoder:
-        return TokenDecoder.from_folder(self.checkpoint.folder)
-
-    def of_windows(self, windows: pl.Series) -> pl.Series:
-        """[windows] of structs {text, start, count} to lists of strings."""
-        corpus, pieces = self.opened.corpus, []
+    def _pieces(self, key: str, windows: pl.Series) -> pl.Series:
+        """[windows] of structs {text, start, count} to lists of strings, characters whole wherever a window begins."""
+        folder, pieces = self._checkpoints[key].folder, []
         for window in windows.to_list():
             text, start, count = window["text"], window["start"], window["count"]
-            pieces.append(self.decoder.window_pieces(corpus.tokens_of(text), start, count) if count else [])
+            pieces.append(self._decoder(folder).window_pieces(self.corpus.tokens_of(text), start, count) if count else [])
         return pl.Series(windows.name, pieces, pl.List(pl.String))
 
 
-def _checked(view: str) -> View:
-    if view not in ("oriented", "raw"):
+def _checked(view: View) -> View:
+    if view not in get_args(View):
         raise InputError(f"There is no view {view}; give oriented or raw.")
-    return "oriented" if view == "oriented" else "raw"
+    return view
 
 
 def _listed(layers: Sequence[int]) -> str:

@@ -7,7 +7,6 @@ options of a single command, which stand at its function.
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,22 +15,17 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.study.registry import with_registry
-from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_studies, load_study
+from gluscope_assets.study.study import STUDIES_VARIABLE, Study, find_study
 
 StudyName = Annotated[str, Parameter(name="--study", help="A study's name or its YAML file.")]
 
 
 def named_study(name: str) -> tuple[Study, StudyFolder]:
     """The study of a name or YAML file, with the checkpoints in its registry, and its folder."""
-    if name.endswith((".yaml", ".yml")):
-        study = load_study(Path(name))
-        # Processes started from here know the study too.
+    study = find_study(name)
+    if name != study.name:
+        # It is named by its file; processes started from here know it too.
         os.environ[STUDIES_VARIABLE] = os.pathsep.join(filter(None, [os.environ.get(STUDIES_VARIABLE), str(study.file)]))
-    else:
-        studies = find_studies()
-        if name not in studies:
-            raise InputError(f"There is no study {name}; there are {', '.join(studies)}, or name a YAML file.")
-        study = studies[name]
     folder = StudyFolder(default_home() / study.name)
     return with_registry(study, folder), folder
 

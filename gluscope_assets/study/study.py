@@ -99,6 +99,19 @@ def find_studies() -> dict[str, Study]:
     return studies
 
 
+def find_study(name: str | Path) -> Study:
+    """The study of a name that `find_studies` has, or of a study file. InputError if there is none."""
+    if isinstance(name, Path) or name.endswith((".yaml", ".yml")):
+        return load_study(Path(name))
+    studies = find_studies()
+    if name not in studies:
+        raise InputError(
+            f"There is no study {name}; give one of {', '.join(sorted(studies))}, or a study file, or name its file in "
+            f"${STUDIES_VARIABLE}."
+        )
+    return studies[name]
+
+
 def _named_files(paths: str) -> Iterator[Path]:
     for path in map(Path, filter(None, paths.split(os.pathsep))):
         if path.is_dir():

@@ -27,7 +27,10 @@ def test_a_wrong_argument_is_one_sentence(
 
 def test_an_unknown_study_is_one_sentence(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["build", "--study", "nothing"]) == 2
-    assert "There is no study nothing; there are demo" in capsys.readouterr().err
+    assert (
+        "There is no study nothing; give one of demo, or a study file, or name its file in $GLUSCOPE_STUDIES."
+        in capsys.readouterr().err
+    )
 
 
 def test_layers_are_numbers_and_ranges(fresh: Workplace) -> None:
