@@ -16,8 +16,9 @@ from gluscope_assets.core.collect.verify import CHECKS, verify_aggregate
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.paths import StudyFolder, layer_neuron_pages
 from gluscope_assets.core.site.links import PAGE_LIMIT, broken_links, oversized_pages
-from gluscope_assets.orchestration.partitions import by_checkpoint, keys_of_run
+from gluscope_assets.orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, layer_partitions
 from gluscope_assets.orchestration.resources import Storage
+from gluscope_assets.study.fingerprints import named_layer
 from gluscope_assets.study.study import Study
 
 PROBLEMS_SHOWN = 20
@@ -61,17 +62,17 @@ def page_check(study: Study) -> dg.AssetChecksDefinition:
 
     @dg.asset_check(
         asset=asset,
-        name="pages_within_budget",
         blocking=True,
         description=f"No neuron's files have more than {PAGE_LIMIT:,} bytes, compressed.",
     )
     def pages_within_budget(context: dg.AssetCheckExecutionContext, storage: Storage) -> dg.AssetCheckResult:
         folder = storage.of(study)
         layers = built_layers(study, folder, context)
-        problems = []
-        for key, layer in layers:
-            pages = layer_neuron_pages(folder.site, key, layer)
-            problems += [f"{key}, layer {layer}: {sentence}" for sentence in oversized_pages(folder.site, pages=pages)]
+        problems = [
+            f"{key}, layer {layer}: {sentence}"
+            for key, layer in layers
+            for sentence in oversized_pages(folder.site, pages=layer_neuron_pages(folder.site, key, layer))
+        ]
         return _result(asset, "pages_within_budget", problems, len(layers))
 
     return pages_within_budget
@@ -81,9 +82,7 @@ def site_check(study: Study) -> dg.AssetChecksDefinition:
     """The links of the whole site."""
     asset = dg.AssetKey([study.name, "site"])
 
-    @dg.asset_check(
-        asset=asset, name="links_resolve", blocking=True, description="Every internal link leads to a file of the site."
-    )
+    @dg.asset_check(asset=asset, blocking=True, description="Every internal link leads to a file of the site.")
     def links_resolve(storage: Storage) -> dg.AssetCheckResult:
         return _result(asset, "links_resolve", broken_links(storage.of(study).site), None)
 
@@ -92,10 +91,12 @@ def site_check(study: Study) -> dg.AssetChecksDefinition:
 
 def built_layers(study: Study, folder: StudyFolder, context: dg.AssetCheckExecutionContext) -> list[tuple[str, int]]:
     """The (checkpoint key, layer) that the run of a check has built; all that are stored if it names none."""
-    keys = keys_of_run(study, context.run.tags, context.instance)
-    if keys is None:
-        return folder.stored_aggregates()
-    return [(checkpoint_key, layer) for checkpoint_key, layers in by_checkpoint(keys).items() for layer in layers]
+    tags = context.run.tags
+    if RANGE_START_TAG in tags:
+        ends = dg.PartitionKeyRange(tags[RANGE_START_TAG], tags[RANGE_END_TAG])
+        keys = layer_partitions(study).get_partition_keys_in_range(ends, dynamic_partitions_store=context.instance)
+        return [named_layer(key) for key in keys]
+    return [named_layer(tags[PARTITION_TAG])] if PARTITION_TAG in tags else folder.stored_aggregates()
 
 
 def set_aside(folder: Path) -> None:
@@ -106,16 +107,16 @@ def set_aside(folder: Path) -> None:
 
 
 def _result(asset: dg.AssetKey, name: str, problems: Sequence[str], layers: int | None) -> dg.AssetCheckResult:
-    shown = "\n".join(f"- {sentence}" for sentence in problems[:PROBLEMS_SHOWN])
-    metadata: dict[str, dg.MetadataValue] = {"problems": dg.MetadataValue.int(len(problems))}
+    metadata: dict[str, int | dg.MarkdownMetadataValue] = {"problems": len(problems)}
     if layers is not None:
-        metadata["layers"] = dg.MetadataValue.int(layers)
+        metadata["layers"] = layers
     if problems:
+        shown = "\n".join(f"- {sentence}" for sentence in problems[:PROBLEMS_SHOWN])
         metadata["first problems"] = dg.MetadataValue.md(shown)
     return dg.AssetCheckResult(
+        passed=not problems,
         asset_key=asset,
         check_name=name,
-        passed=not problems,
         metadata=metadata,
         description=problems[0] if problems else None,
     )

@@ -1,13 +1,14 @@
-"""Partitions: a study's checkpoints, its layers and their product, and what the partition keys of a run mean.
+"""Partitions: a study's checkpoints, its layers and their product.
 
 A checkpoint's key is its name and a piece of its weights' hash (`core/checkpoint.py`), so it never changes meaning.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import dagster as dg
 
 from gluscope_assets.core.paths import layer_name
+from gluscope_assets.study.fingerprints import named_layer
 from gluscope_assets.study.study import Study
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -30,18 +31,6 @@ def by_checkpoint(partition_keys: Iterable[str]) -> dict[str, list[int]]:
     """The layers of each checkpoint among `partition_keys`: checkpoints in the order given, layers sorted."""
     layers: dict[str, list[int]] = {}
     for key in partition_keys:
-        checkpoint_key, _, layer = key.rpartition("|")
-        layers.setdefault(checkpoint_key, []).append(int(layer))
+        checkpoint_key, layer = named_layer(key)
+        layers.setdefault(checkpoint_key, []).append(layer)
     return {checkpoint_key: sorted(of_checkpoint) for checkpoint_key, of_checkpoint in layers.items()}
-
-
-def keys_of_run(study: Study, tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str] | None:
-    """The checkpoint × layer keys that a run with `tags` is about; None if it names none.
-
-    Asset checks need this: they are not partitioned, because Dagster records a partitioned check of a range run without
-    its partition.
-    """
-    if RANGE_START_TAG in tags:
-        key_range = dg.PartitionKeyRange(tags[RANGE_START_TAG], tags[RANGE_END_TAG])
-        return list(layer_partitions(study).get_partition_keys_in_range(key_range, dynamic_partitions_store=instance))
-    return [tags[PARTITION_TAG]] if PARTITION_TAG in tags else None

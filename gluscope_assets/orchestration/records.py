@@ -20,7 +20,7 @@ from gluscope_assets.core.tables import schema
 from gluscope_assets.orchestration.partitions import by_checkpoint
 from gluscope_assets.orchestration.resources import Pace, ProgressDisplay, Storage
 from gluscope_assets.study.batch import LayerBatch
-from gluscope_assets.study.fingerprints import batch_of, partition_key
+from gluscope_assets.study.fingerprints import batch_of, named_layer, partition_key
 from gluscope_assets.study.measurement import RecordedShards
 from gluscope_assets.study.registry import checkpoint_of
 from gluscope_assets.study.study import Study
@@ -96,8 +96,7 @@ def recorded_shards(study: Study, instance: dg.DagsterInstance) -> Iterator[Reco
     """What the instance recorded of every collection of the study's shards, the latest first."""
     for record, metadata in recorded_metadata(study, instance, "activation_shards"):
         if record.partition_key is not None:
-            ((key, (layer,)),) = by_checkpoint([record.partition_key]).items()
-            yield RecordedShards(key, layer, record.run_id, record.timestamp, metadata)
+            yield RecordedShards(*named_layer(record.partition_key), record.run_id, record.timestamp, metadata)
 
 
 def recorded_metadata(

@@ -114,6 +114,12 @@ def partition_key(checkpoint_key: str, layer: int) -> str:
     return f"{checkpoint_key}|{layer_name(layer)}"
 
 
+def named_layer(partition_key: str) -> tuple[str, int]:
+    """The key of the checkpoint and the layer that a `partition_key` stands for."""
+    checkpoint_key, _, layer = partition_key.rpartition("|")
+    return checkpoint_key, int(layer)
+
+
 # What layers are made from
 
 LAYER_STAGES: dict[str, tuple[str, ...]] = {
