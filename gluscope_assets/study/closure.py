@@ -5,7 +5,7 @@ version does with it is decided in `fingerprints`.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -27,15 +27,15 @@ def import_closure(module: str, root: Path = ROOT) -> tuple[Path, ...]:
     Imports for type checkers alone do not count: they run nothing. The C source beside a module that compiles it does.
     `root` is the package's folder.
     """
-    files: dict[Path, None] = {}
+    files: set[Path] = set()
     waiting = [module]
     while waiting:
         path = _file_of(waiting.pop(), root)
         if path is None or path in files:
             continue
-        files[path] = None
+        files.add(path)
         # A package runs before the modules in it.
-        waiting.extend(_package_of(path, root))
+        waiting.extend(".".join((PACKAGE, *folder.parts)) for folder in path.relative_to(root).parents)
         waiting.extend(_imports(path))
     native = [path.with_suffix(".c") for path in files if path.with_suffix(".c").is_file()]
     return tuple(sorted([*files, *native]))
@@ -78,32 +78,22 @@ def _file_of(module: str, root: Path) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _package_of(path: Path, root: Path) -> Iterator[str]:
-    """The packages that a file lies in."""
-    folders = path.parent.relative_to(root).parts
-    for depth in range(len(folders)):
-        yield ".".join((PACKAGE, *folders[: depth + 1]))
-
-
 @cache
 def _imports(path: Path) -> tuple[str, ...]:
     """What a file imports; names inside modules are among it and are no modules."""
-    return tuple(_imported(ast.parse(path.read_text(encoding="utf-8"))))
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    waiting: list[ast.AST] = [tree]
+    imported: list[str] = []
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            imported += (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            imported += (node.module, *(f"{node.module}.{name.name}" for name in node.names))
         waiting.extend(ast.iter_child_nodes(node))
+    return tuple(imported)
 
 
 @cache
