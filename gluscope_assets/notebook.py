@@ -245,15 +245,11 @@ class Neuron:
             ),
             f"{self.view} view",
         ]
+        means = (f"mean {activation}" for activation in ACTIVATIONS)
+        names = ["quadrant", "share", *means, "largest |post|", "strongest by |post|"]
         head = "".join(
-            f'<th style="{CELL}text-align:{align};font-weight:600">{name}</th>'
-            for name, align in (
-                ("quadrant", "left"),
-                ("share", "right"),
-                *((f"mean {activation}", "right") for activation in ACTIVATIONS),
-                ("largest |post|", "right"),
-                ("strongest by |post|", "left"),
-            )
+            f'<th style="{CELL}text-align:{"left" if name in (names[0], names[-1]) else "right"};font-weight:600">{name}</th>'
+            for name in names
         )
         rows = "".join(self._row(quadrant) for quadrant in QUADRANTS)
         return (

@@ -206,10 +206,8 @@ def selected_neurons(study: Study, checkpoint_name: str, layer: int, fingerprint
 
 def layers_behind(study: Study, checkpoint_name: str, layer: int) -> list[int]:
     """The layers whose tables decide which neurons of a layer get pages and what these show; itself among them."""
-    behind = {layer}
-    for selection in _selections(study, checkpoint_name, layer):
-        behind.update(_ranked_together(study, selection, layer))
-    return sorted(behind)
+    ranked = (_ranked_together(study, selection, layer) for selection in _selections(study, checkpoint_name, layer))
+    return sorted({layer}.union(*ranked))
 
 
 def outdated_pages(study: Study, folder: StudyFolder, checkpoints: Iterable[Checkpoint]) -> list[str]:
@@ -219,14 +217,12 @@ def outdated_pages(study: Study, folder: StudyFolder, checkpoints: Iterable[Chec
     """
     outdated = []
     for checkpoint in checkpoints:
-        rendered = rendered_fingerprints(study, folder, [checkpoint])
         stored = stored_fingerprints(folder, checkpoint)
-        for layer in study.model.layer_numbers:
-            name = partition_key(checkpoint.key, layer)
-            if name in rendered:
-                inputs = layer_inputs(study, checkpoint, "neuron_pages", layer, stored)
-                if rendered[name] != fingerprint(study, "neuron_pages", inputs):
-                    outdated.append(name)
+        for name, rendered in rendered_fingerprints(study, folder, [checkpoint]).items():
+            _, layer = named_layer(name)
+            inputs = layer_inputs(study, checkpoint, "neuron_pages", layer, stored)
+            if rendered != fingerprint(study, "neuron_pages", inputs):
+                outdated.append(name)
     return outdated
 
 

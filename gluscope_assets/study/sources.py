@@ -4,7 +4,6 @@ Building and serving ask here, so that both make the same page. Nothing is rende
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -37,11 +36,9 @@ def site_map(
     Checkpoints of one model have equal layers; those that are built tell their width and MLPs.
     """
     tables = built_tables(study, folder, checkpoints)
-    statistics: dict[int, Path] = {}
-    for of_layer in tables.values():
-        statistics.setdefault(of_layer.layer, of_layer.statistics)
+    # Of each layer those of its first checkpoint.
+    statistics = {of_layer.layer: of_layer.statistics for of_layer in reversed(tables.values())}
     layers = sorted(statistics)
-    blocks = {layer: mlp_blocks_of(statistics[layer]) for layer in layers}
     named = tuple((checkpoint.key, checkpoint.name) for checkpoint in checkpoints)
     selections = study.site.pages if pages is None else pages
     return SiteMap(
@@ -52,7 +49,7 @@ def site_map(
         checkpoints=named,
         layers=tuple((layer, pq.read_metadata(statistics[layer]).num_rows) for layer in layers),
         pages=with_lists(selections, named, study.model.layer_numbers, tables, study.site.view),
-        mlp_blocks=tuple((layer, of_layer) for layer, of_layer in blocks.items() if of_layer),
+        mlp_blocks=tuple((layer, blocks) for layer in layers if (blocks := mlp_blocks_of(statistics[layer]))),
         view=study.site.view,
     )
 
@@ -82,12 +79,11 @@ def all_sources(study: Study, folder: StudyFolder) -> list[LayerSource]:
     checkpoints = built_checkpoints(study, folder)
     every = PageSelection(checkpoints="all", neurons="all")
     pages = site_map(study, folder, checkpoints, [every])
-    tables = built_tables(study, folder, checkpoints)
     return [
         layer_source(study, folder, pages, checkpoint, layer)
         for checkpoint in checkpoints
         for layer in study.model.layer_numbers
-        if (checkpoint.key, layer) in tables
+        if folder.tables(checkpoint.key, layer).are_there
     ]
 
 
