@@ -6,7 +6,7 @@ import dagster as dg
 
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.paths import StudyFolder, default_home
-from gluscope_assets.orchestration.jobs import build_missing_job, observe_corpus_job
+from gluscope_assets.orchestration.jobs import build_layer_job, observe_corpus_job
 from gluscope_assets.orchestration.partitions import checkpoint_partitions, layer_partitions
 from gluscope_assets.orchestration.records import checkpoint_event
 from gluscope_assets.study.fingerprints import outdated_pages
@@ -71,7 +71,7 @@ def corpus_schedule(study: Study) -> dg.ScheduleDefinition:
 
 def missing_schedule(study: Study) -> dg.ScheduleDefinition:
     """Builds at night the layers of checkpoints that have no pages or outdated ones, where a person has started it."""
-    job = build_missing_job(study)
+    job = build_layer_job(study)
 
     @dg.schedule(
         name=f"{study.name}_nightly_missing_partitions",
