@@ -12,12 +12,10 @@ WHEN_INPUTS_CHANGE = (
 )
 """As `eager`, for inputs with a new data version."""
 
-GPU_STAGES = ("activation_shards",)
-
 
 def automation_sensors(studies: list[str]) -> list[dg.AutomationConditionSensorDefinition]:
     """Two sensors: one for the stages that any machine runs, and one, stopped at first, for those that want a GPU."""
-    gpu = dg.AssetSelection.assets(*([study, stage] for study in studies for stage in GPU_STAGES))
+    gpu = dg.AssetSelection.assets(*([study, "activation_shards"] for study in studies))
     return [
         dg.AutomationConditionSensorDefinition(
             "automation_cpu",

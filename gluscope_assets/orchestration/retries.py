@@ -23,6 +23,7 @@ COMMAND_TAG = "gluscope/command"
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Body = Callable[Concatenate[dg.AssetExecutionContext, Parameters], Result]
 
 
 # Transient and permanent
@@ -104,19 +105,12 @@ def _names(error: BaseException) -> set[str]:
     return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
 
 
-def sentence_of(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return first_line(str(error)) or type(error).__name__
-
-
 def first_line(text: str) -> str:
     """The first line of a message."""
     return text.strip().partition("\n")[0].strip()
 
 
-def tried_again_if_transient(
-    body: Callable[Concatenate[dg.AssetExecutionContext, Parameters], Result],
-) -> Callable[Concatenate[dg.AssetExecutionContext, Parameters], Result]:
+def tried_again_if_transient(body: Body[Parameters, Result]) -> Body[Parameters, Result]:
     """Let an asset's body be tried again, after growing waits, when what failed may pass; end the run when it will not.
 
     While a stage waits it holds no slot of a pool. The step ends with its run, whatever ended that. A run of the command line
@@ -132,10 +126,8 @@ def tried_again_if_transient(
         except Exception as error:
             tries = context.retry_number
             if is_transient(error) and tries < len(WAITS) and COMMAND_TAG not in context.run.tags:
-                wait = WAITS[tries]
-                context.log.warning(
-                    f"Try {tries + 1} of {len(WAITS) + 1} failed and may pass, next in {wait:.0f} s: {sentence_of(error)}"
-                )
+                wait, reason = WAITS[tries], first_line(str(error)) or type(error).__name__
+                context.log.warning(f"Try {tries + 1} of {len(WAITS) + 1} failed and may pass, next in {wait:.0f} s: {reason}")
                 raise dg.RetryRequested(max_retries=len(WAITS), seconds_to_wait=wait) from error
             if isinstance(error, InputError):
                 raise dg.Failure(str(error), allow_retries=False) from error

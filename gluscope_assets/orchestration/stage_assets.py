@@ -17,19 +17,18 @@ from gluscope_assets.orchestration.retries import tried_again_if_transient
 from gluscope_assets.study.fingerprints import code_version
 from gluscope_assets.study.study import Study
 
-Body = Callable[..., dg.MaterializeResult[None]]
+Declare = Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]
+"""Makes the body of an asset the asset."""
 
 
-def stage_asset(
-    study: Study, group: str, kinds: set[str], deps: Sequence[str], **options: Any
-) -> Callable[[Body], dg.AssetsDefinition]:
+def stage_asset(study: Study, group: str, kinds: set[str], deps: Sequence[str], **options: Any) -> Declare:
     """Make a body the asset of a stage of a study, which has the body's name and, as its description, the docstring.
 
     `deps` are the stages that it reads. It runs again when they change and is tried again when what failed may pass.
     `options` are further ones of `dagster.asset`, and overrule these.
     """
 
-    def declare(body: Body) -> dg.AssetsDefinition:
+    def declare(body: Callable[..., dg.MaterializeResult[None]]) -> dg.AssetsDefinition:
         shared: dict[str, Any] = {
             "key": [study.name, body.__name__],
             "description": inspect.getdoc(body),
@@ -45,9 +44,7 @@ def stage_asset(
     return declare
 
 
-def layer_asset(
-    study: Study, group: str, kinds: set[str], deps: Sequence[str], pool: str | None = None
-) -> Callable[[Body], dg.AssetsDefinition]:
+def layer_asset(study: Study, group: str, kinds: set[str], deps: Sequence[str], pool: str | None = None) -> Declare:
     """As `stage_asset`, with a partition for each checkpoint and layer, of which one run makes as many as are asked for."""
     partitions, policy = layer_partitions(study), dg.BackfillPolicy.single_run()
     return stage_asset(study, group, kinds, deps, partitions_def=partitions, backfill_policy=policy, pool=pool)
