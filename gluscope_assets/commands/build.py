@@ -6,6 +6,7 @@ What belongs here: running a plan and telling of it. What does not: deciding wha
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from gluscope_assets.core.corpus.tokenize import source_version
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
 from gluscope_assets.core.pages.selection import check_lists
-from gluscope_assets.core.paths import StudyFolder, default_home
+from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.jobs import observe_corpus_job
 from gluscope_assets.orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, checkpoint_partitions
@@ -50,7 +51,7 @@ def build(
         raise InputError(f"{study.file}: no checkpoint has appeared where model.discover looks; build again when one has.")
     chosen = named_checkpoints(checkpoint, checkpoints, study)
     source = source_version(study.corpus)
-    with only_build(default_home()), open_instance(default_home()) as instance:
+    with only_build(), open_instance() as instance:
         plan = Planner(study, folder, instance, source, checkpoints).plan(chosen, chosen_layers)
         if plan.is_empty:
             print(f"{study.name}: everything is fresh, nothing to do.")
@@ -69,6 +70,11 @@ def run_plan(study: Study, plan: Plan, instance: dg.DagsterInstance) -> None:
     display = ProgressDisplay(style="bars" if sys.stderr.isatty() else "lines")
     definitions = build_defs([study], resources={"progress": display})
     job = definitions.resolve_implicit_global_asset_job_def()
+
+    def run(stages: Sequence[str], said: str, tags: Mapping[str, str] | None = None) -> None:
+        print(f"{study.name}: {said}", flush=True)
+        run_job(job, instance, [dg.AssetKey([study.name, stage]) for stage in stages], tags)
+
     if plan.new_checkpoints:
         keys = [checkpoint.key for checkpoint in plan.new_checkpoints]
         instance.add_dynamic_partitions(checkpoint_partitions(study).name or "", keys)
@@ -77,16 +83,13 @@ def run_plan(study: Study, plan: Plan, instance: dg.DagsterInstance) -> None:
     if plan.observe_source:
         run_job(definitions.resolve_job_def(observe_corpus_job(study).name), instance)
     if plan.corpus:
-        print(f"{study.name}: tokenized_corpus", flush=True)
-        run_job(job, instance, [dg.AssetKey([study.name, "tokenized_corpus"])])
-    for run in plan.layer_runs:
-        print(f"{study.name}: {_described(run)}", flush=True)
-        first, last = (partition_key(run.checkpoint.key, layer) for layer in (run.first_layer, run.last_layer))
-        assets = [dg.AssetKey([study.name, stage]) for stage in run.stages]
-        run_job(job, instance, assets, {RANGE_START_TAG: first, RANGE_END_TAG: last})
+        run(["tokenized_corpus"], "tokenized_corpus")
+    for layer_run in plan.layer_runs:
+        key = layer_run.checkpoint.key
+        first, last = partition_key(key, layer_run.first_layer), partition_key(key, layer_run.last_layer)
+        run(layer_run.stages, _described(layer_run), {RANGE_START_TAG: first, RANGE_END_TAG: last})
     if plan.site:
-        print(f"{study.name}: site", flush=True)
-        run_job(job, instance, [dg.AssetKey([study.name, "site"])])
+        run(["site"], "site")
 
 
 def _described(run: LayerRun) -> str:

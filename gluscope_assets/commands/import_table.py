@@ -20,7 +20,6 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import import_paper
 from gluscope_assets.core.files import hash_files
 from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
-from gluscope_assets.core.paths import default_home
 from gluscope_assets.study.fingerprints import provenance
 
 
@@ -39,7 +38,7 @@ def import_table(
     if not table.is_file():
         raise InputError(f"{table} does not exist; name a Parquet file in the paper's schema.")
     digest = hash_files(table)
-    with only_build(default_home()), open_instance(default_home()) as instance:
+    with only_build(), open_instance() as instance:
         plan = Planner(study, folder, instance, source_version(study.corpus), checkpoints).plan([checkpoint], shape.layers)
         weights = [replace(run, stages=("neuron_weights",)) for run in plan.layer_runs if "neuron_weights" in run.stages]
         run_plan(study, replace(plan, layer_runs=weights, site=False), instance)

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.paths import default_home
 from gluscope_assets.orchestration.retries import COMMAND_TAG
 
 DAGSTER_YAML = """\
@@ -42,11 +43,9 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The run configuration that leaves the terminal to the command's own lines."""
 
 
-@contextmanager
-def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The persistent Dagster instance of a home folder, which `gluscope ui` shows."""
-    with dg.DagsterInstance.from_config(str(dagster_home(home))) as instance:
-        yield instance
+def open_instance() -> dg.DagsterInstance:
+    """The persistent Dagster instance of the home folder, which `gluscope ui` shows; to be entered, and left at the end."""
+    return dg.DagsterInstance.from_config(str(dagster_home(default_home())))
 
 
 def dagster_home(home: Path) -> Path:
@@ -59,8 +58,9 @@ def dagster_home(home: Path) -> Path:
 
 
 @contextmanager
-def only_build(home: Path) -> Iterator[None]:
+def only_build() -> Iterator[None]:
     """Hold the home folder's lock. Two builds at once would write the same files; InputError if another holds it."""
+    home = default_home()
     home.mkdir(parents=True, exist_ok=True)
     with (home / "build.lock").open("w") as lock:
         try:

@@ -37,7 +37,7 @@ def _checkpoints(study: Study, folder: StudyFolder) -> Iterator[tuple[str, str, 
         for checkpoint in checkpoints:
             yield checkpoint.name, checkpoint.key, 0, "not built"
         return
-    with open_instance(default_home()) as instance:
+    with open_instance() as instance:
         layers = study.model.layer_numbers
         planner = Planner(study, folder, instance, source_version(study.corpus), checkpoints)
         for checkpoint in checkpoints:

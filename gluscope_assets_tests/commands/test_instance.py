@@ -14,7 +14,7 @@ from gluscope_assets_tests.conftest import Workplace
 
 
 def test_two_builds_do_not_write_at_once(fresh: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    with only_build(fresh.home):
+    with only_build():
         assert fresh.build() == 2
     assert f"Another build is running in {fresh.home}" in capsys.readouterr().err
 
