@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,6 +78,12 @@ def leaf_paths(file: pq.ParquetFile, wanted: Mapping[str, Sequence[str]]) -> lis
     paths = [file.schema.column(number).path for number in range(len(file.schema))]
     names = [(path, path.split(".")) for path in paths]
     return [path for path, (name, *inner) in names if name in wanted and (not inner or inner[-1] in wanted[name])]
+
+
+def row_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
+    """[first, end) of the rows of each row group of a file."""
+    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return list(pairwise(accumulate(rows, initial=0)))
 
 
 def read_provenance(path: Path) -> dict[str, object]:

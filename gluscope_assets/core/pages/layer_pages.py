@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 import gluscope_assets
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import read_provenance, require_file
+from gluscope_assets.core.files import read_provenance, require_file, row_groups
 from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.pages.density import picture_of
 from gluscope_assets.core.pages.distribution import SampledNeuron
@@ -59,11 +59,6 @@ class NeuronPage:
     files: dict[str, bytes]
     """Contents by name; the names stand beside one another in the layer's folder. The first is the page."""
     summary: NeuronSummary
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(map(len, self.files.values()))
 
 
 @dataclass(frozen=True)
@@ -228,10 +223,7 @@ class NeuronTable:
         self.path = path
         self._file = pq.ParquetFile(require_file(path), memory_map=True)
         self._columns = None if columns is None else ["neuron", *columns]
-        metadata = self._file.metadata
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        ends = np.cumsum(rows, dtype=int).tolist()
-        self.groups: list[tuple[int, int]] = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+        self.groups = row_groups(self._file.metadata)
         """[first, end) of the neurons that are stored together."""
 
     def read(self, first: int, end: int) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import leaf_paths, require_file
+from gluscope_assets.core.files import leaf_paths, require_file, row_groups
 from gluscope_assets.core.quadrants import QUADRANTS, column
 from gluscope_assets.core.tables.examples import ExampleLists
 
@@ -40,17 +40,10 @@ def _read_batches(path: Path, wanted: dict[str, Sequence[str]], rows: range) -> 
     """The first row and a table of at most `NEURONS_AT_ONCE` rows, or of one row group if that is larger; at least `rows`."""
     with pq.ParquetFile(require_file(path)) as file:
         leaves = leaf_paths(file, wanted)
-        groups: list[int] = []
-        first = end = 0
-        for group in range(file.num_row_groups):
-            low, end = end, end + file.metadata.row_group(group).num_rows
-            if end <= rows.start or low >= rows.stop:
-                continue
-            if groups and end - first > NEURONS_AT_ONCE:
-                yield first, file.read_row_groups(groups, columns=leaves)
-                groups = []
-            if not groups:
-                first = low
-            groups.append(group)
-        if groups:
+        bounds = enumerate(row_groups(file.metadata))
+        wanted_groups = [(group, low, end) for group, (low, end) in bounds if end > rows.start and low < rows.stop]
+        while wanted_groups:
+            first = wanted_groups[0][1]
+            groups = [group for group, _, end in wanted_groups if end - first <= NEURONS_AT_ONCE] or [wanted_groups[0][0]]
             yield first, file.read_row_groups(groups, columns=leaves)
+            wanted_groups = wanted_groups[len(groups) :]
