@@ -166,7 +166,7 @@ class LayerPages:
         sampled_lists, quantiles = self._sampled_lists(sampled, rows.gate.dtype)
         post_examples = pack_examples([rows.post_lists], self._texts, self._vocabulary)
         other_examples = pack_examples([rows.other_lists, sampled_lists], self._texts, self._vocabulary)
-        readable = static_examples(post_examples, self._texts, self._vocabulary)
+        readable = static_examples(rows.post_lists, self._texts, self._vocabulary)
         quadrants = quadrant_views(statistics, sign, sampled, readable)
         mlp_index = MlpIndex(*(statistics[name] for name in ("mlp", "expert", "index"))) if self._has_several_mlps else None
         facts = {name: statistics[name] for name in ("positions", "routed", "zero")}

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from gluscope_assets.core.arrays import ranges
+from gluscope_assets.core.arrays import offsets_of, ranges
 from gluscope_assets.core.pages.distribution import QUANTILES, SampledNeuron, frequency_interval
 from gluscope_assets.core.pages.formats import MlpIndex, format_number, signed
-from gluscope_assets.core.pages.packing import PackedExamples
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.vocabulary import Vocabulary
+from gluscope_assets.core.pages.windows import Windows
 from gluscope_assets.core.quadrants import ACTIVATIONS, ODD, QUADRANTS, column, oriented_quadrant
 
 STATIC_EXAMPLES = 3
@@ -130,33 +130,27 @@ class StaticExample(NamedTuple):
         )
 
 
-def static_examples(packed: PackedExamples, texts: ShownTexts, vocabulary: Vocabulary) -> Iterator[list[StaticExample]]:
+def static_examples(windows: Windows, texts: ShownTexts, vocabulary: Vocabulary) -> Iterator[list[StaticExample]]:
     """The first examples of each list."""
-    heads = np.cumsum([0, *packed.lists[:-1]]).tolist()
-    counts = [min(count, STATIC_EXAMPLES) for count in packed.lists]
-    chosen = np.array([head + rank for head, count in zip(heads, counts, strict=True) for rank in range(count)], dtype=int)
-    peak = packed.peak[chosen]
-    first, end = np.maximum(packed.first[chosen], peak - NEAR_BEFORE), np.minimum(packed.end[chosen], peak + 1 + NEAR_AFTER)
-    shown, ends = packed.shown(ranges(first, end - first), vocabulary), np.cumsum(end - first)
-    columns = (packed.post[chosen], packed.text[chosen], packed.position[chosen], ends - (end - peak), ends)
+    counts = np.minimum(windows.lists, STATIC_EXAMPLES)
+    chosen = ranges(offsets_of(windows.lists)[:-1], counts)
+    peak = (windows.position - windows.low)[chosen]
+    first, end = np.maximum(peak - NEAR_BEFORE, 0), np.minimum(windows.length[chosen], peak + 1 + NEAR_AFTER)
+    tokens = windows.token[ranges(offsets_of(windows.length)[chosen] + first, end - first)]
+    shown, has_split = iter(vocabulary.pieces(tokens.tolist())), vocabulary.decoder.splits(tokens)
+    columns = (windows.post[chosen], windows.text[chosen], windows.position[chosen], peak - first, end - first)
     rows = zip(*(values.tolist() for values in columns), strict=True)
-    low = 0
-    for count in counts:
+    for count in counts.tolist():
         examples = []
-        for post, text, position, at, high in islice(rows, count):
+        for post, text, position, at, length in islice(rows, count):
+            pieces = list(islice(shown, length))
+            if has_split:
+                split = vocabulary.split_pieces(texts.tokens_of, text)
+                pieces = [split.get(here, piece) for here, piece in enumerate(pieces, position - at)]
+            left, right, document = _short(pieces[:at]), _short(pieces[at + 1 :]), texts.source_of(text)[0]
             examples.append(
-                StaticExample(
-                    post=post,
-                    value=signed(post),
-                    left=_short(shown[low:at]),
-                    peak=_line(shown[at : at + 1]) or REST,
-                    right=_short(shown[at + 1 : high]),
-                    document=texts.source_of(text)[0],
-                    text=text,
-                    position=position,
-                )
+                StaticExample(post, signed(post), left, _line(pieces[at : at + 1]) or REST, right, document, text, position)
             )
-            low = high
         yield examples
 
 

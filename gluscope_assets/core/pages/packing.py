@@ -21,12 +21,12 @@ from gluscope_assets.core.arrays import ranges
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.vocabulary import Vocabulary
-from gluscope_assets.core.pages.windows import Floats, Integers, Kept, Windows
+from gluscope_assets.core.pages.windows import Integers, Kept, Windows
 
 
 @dataclass(frozen=True)
 class PackedExamples:
-    """Lists of one neuron's examples: the bytes for the script, and what the page shows without it."""
+    """Lists of one neuron's examples, as the page's script reads them."""
 
     packed: bytes
     """Deflated; `site/static/neuron.js` reads it and states the order of its arrays."""
@@ -34,31 +34,6 @@ class PackedExamples:
     """Lengths of the packed arrays: pieces, documents, segments, positions, wide gates, wide ins."""
     lists: list[int]
     """Examples in each list, in the order given."""
-    post: Floats
-    text: Integers
-    position: Integers
-    first: Integers
-    """Where the example's window begins in `piece`."""
-    peak: Integers
-    """Where its peak is in `piece`."""
-    end: Integers
-    """Where its window ends in `piece`. These six are [examples]."""
-    piece: Integers
-    """[positions], the number of each position's piece."""
-    identities: Integers
-    """[pieces], the token of each piece."""
-    split: list[str]
-    """What the last pieces show: tokens that split a character show something else in each text."""
-
-    def shown(self, at: Integers, vocabulary: Vocabulary) -> list[str]:
-        """The texts of the pieces that `piece` names `at` some of its positions."""
-        piece = self.piece[at]
-        shown = vocabulary.pieces(self.identities[piece].tolist())
-        if self.split:
-            plain = len(self.identities) - len(self.split)
-            for row in np.flatnonzero(piece >= plain).tolist():
-                shown[row] = self.split[int(piece[row]) - plain]
-        return shown
 
     def to_json(self, facts: Mapping[str, Any], further: str = "") -> bytes:
         """The object that the page's script reads: `facts`, `further` members that are JSON already, and the examples.
@@ -111,15 +86,6 @@ def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocab
         packed=isal_zlib.compress(b"".join(packed), 1, -isal_zlib.MAX_WBITS),
         sizes=sizes,
         lists=[count for windows in lists for count in windows.lists],
-        post=post,
-        text=text,
-        position=position,
-        first=first,
-        peak=first + position - low,
-        end=first + length,
-        piece=piece,
-        identities=identities,
-        split=split,
     )
 
 
