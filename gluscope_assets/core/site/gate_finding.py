@@ -4,15 +4,13 @@ Numbers only; how a page draws them belongs to `figures`. One neuron's statistic
 cosines to `core.model.weights`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from gluscope_assets.core.files import require_file
-from gluscope_assets.core.paths import LayerTables
+from gluscope_assets.core.site.layer_rows import COUNTS, seen_rows
 
 FEWEST = 3
 """Two neurons always correlate perfectly; fewer than these have no correlation."""
@@ -31,6 +29,10 @@ class LayerFinding:
     """[N], cos(w_in, w_out)."""
     correlation: float | None
     """Pearson's r of the two; None for fewer than three neurons and where either does not vary."""
+    positions: int
+    """Counted positions, over all of which a neuron is counted unless it is an expert's."""
+    routed: bool
+    """Whether some neurons see only the positions that are routed to their expert; their frequency is of those."""
 
     @property
     def neurons(self) -> int:
@@ -51,38 +53,26 @@ class Finding:
 
     checkpoint: str
     """Its key."""
-    positions: int
-    """Counted positions, over all of which a neuron is counted unless it is an expert's."""
-    routed: bool
-    """Whether some neurons see only the positions that are routed to their expert; their frequency is of those."""
     layers: tuple[LayerFinding, ...]
 
+    @property
+    def positions(self) -> int:
+        """Counted positions."""
+        return max(layer.positions for layer in self.layers)
 
-def gate_frequency_finding(checkpoint: str, layers: Iterable[LayerTables]) -> Finding:
-    """The finding of one checkpoint, from the tables of its layers.
+    @property
+    def routed(self) -> bool:
+        """Whether any layer is `LayerFinding.routed`."""
+        return any(layer.routed for layer in self.layers)
 
-    A neuron has data if it saw a position and its cosine is a number.
-    """
-    findings, positions, routed = [], 0, False
-    for tables in layers:
-        statistics = pl.scan_parquet(require_file(tables.statistics))
-        seen = "routed" if "routed" in statistics.collect_schema().names() else "positions"
-        rows = (
-            statistics.select("neuron", "positions", "gate+_in+_count", "gate+_in-_count", seen=pl.col(seen))
-            .join(
-                pl.scan_parquet(require_file(tables.weights)).select("neuron", cosine=pl.col("cos_in_out").cast(pl.Float64)),
-                on="neuron",
-                maintain_order="left",
-            )
-            .with_columns(frequency=(pl.col("gate+_in+_count") + pl.col("gate+_in-_count")) / pl.col("seen"))
-            .collect()
-        )
-        positions = max([positions, *rows["positions"]])
-        routed = routed or not rows["seen"].equals(rows["positions"])
-        rows = rows.filter(pl.col("seen") > 0, pl.col("cosine").is_finite(), pl.col("frequency").is_finite())
-        frequency, cosine = rows["frequency"].to_numpy(), rows["cosine"].to_numpy()
-        findings.append(LayerFinding(tables.layer, frequency, cosine, correlation(frequency, cosine)))
-    return Finding(checkpoint, positions, routed, tuple(findings))
+
+def layer_finding(layer: int, rows: pl.DataFrame) -> LayerFinding:
+    """The finding of one layer, from its rows. A neuron has data if it saw a position and its cosine is a number."""
+    shown = seen_rows(rows).filter(pl.col("cos_in_out").is_finite())
+    frequency = ((shown[COUNTS[0]] + shown[COUNTS[1]]) / shown["routed"]).to_numpy()
+    cosine, positions = shown["cos_in_out"].to_numpy(), max(rows["positions"], default=0)
+    routed = not rows["routed"].equals(rows["positions"])
+    return LayerFinding(layer, frequency, cosine, correlation(frequency, cosine), positions, routed)
 
 
 def correlation(first: Floats, second: Floats) -> float | None:

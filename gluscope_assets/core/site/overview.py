@@ -12,8 +12,8 @@ import polars as pl
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import View
-from gluscope_assets.core.site.gate_finding import Finding, correlation, gate_frequency_finding
-from gluscope_assets.core.site.layer_rows import CLASSES, COUNTS, distances, read_rows, seen_rows, shares_of
+from gluscope_assets.core.site.gate_finding import Finding, LayerFinding, layer_finding
+from gluscope_assets.core.site.layer_rows import CLASSES, distances, read_rows, seen_rows, shares_of
 from gluscope_assets.core.site.unusual import Ranking, UnusualNeurons
 from gluscope_assets.core.tables.orientation import orient
 
@@ -83,43 +83,42 @@ def overview_of(checkpoints: Sequence[tuple[str, Sequence[LayerTables]]], view: 
         return Overview(view, (), None, ())
     last, newest = built[-1]
     summaries: dict[str, list[LayerSummary]] = {key: [] for key, _ in built}
-    unusual = UnusualNeurons()
+    findings, unusual = [], UnusualNeurons()
     for layer in sorted({layer for _, tables in built for layer in tables}):
         first = before = None
         for number, (key, tables) in enumerate(built):
             rows = read_rows(tables[layer]) if layer in tables else None
             if rows is not None:
-                summaries[key].append(_summary(layer, rows, before, view))
+                finding = layer_finding(layer, rows)
+                summaries[key].append(_summary(finding, rows, before, view))
             if number == 0 and len(built) > 1:
                 first = rows
             before = rows
         if layer in newest and before is not None:
             unusual.add_layer(layer, before, first, read_provenance(newest[layer].weights))
-    finding = gate_frequency_finding(last, [newest[layer] for layer in sorted(newest)])
+            findings.append(finding)
     of_checkpoints = tuple(CheckpointSummary(key, tuple(layers)) for key, layers in summaries.items())
-    return Overview(view, of_checkpoints, finding, unusual.rankings())
+    return Overview(view, of_checkpoints, Finding(last, tuple(findings)), unusual.rankings())
 
 
-def _summary(layer: int, rows: pl.DataFrame, before: pl.DataFrame | None, view: View) -> LayerSummary:
-    """The summary of a layer from its `rows` and those at the checkpoint `before`, which may lack the layer."""
+def _summary(finding: LayerFinding, rows: pl.DataFrame, before: pl.DataFrame | None, view: View) -> LayerSummary:
+    """The summary of a layer from its `finding`, its `rows` and those at the checkpoint `before`, which may lack the layer."""
     seen = seen_rows(rows)
     shown = orient(seen.lazy()).collect() if view == "oriented" else seen
     means = shares_of(shown).mean(axis=0).tolist() if len(seen) else None
     moved = distances(before, rows)["moved"] if before is not None else pl.Series(dtype=pl.Float64)
-    paired = seen.filter(pl.col("cos_in_out").is_finite())
-    gate = (paired[COUNTS[0]] + paired[COUNTS[1]]) / paired["routed"]
     classes = rows.group_by("class").agg(neurons=pl.len(), atypical=pl.col("atypical").sum()).rows_by_key("class", unique=True)
     counts = [classes.get(name, (0, 0)) for name in CLASSES]
     return LayerSummary(
-        layer=layer,
+        layer=finding.layer,
         neurons=len(rows),
         seen=len(seen),
-        positions=int(rows["positions"][0]) if len(rows) else 0,
+        positions=finding.positions,
         shares=tuple(means[:4]) if means else None,
         outside=means[4] if means else None,
         classes=tuple(neurons for neurons, _ in counts),
         atypical=tuple(atypical for _, atypical in counts),
-        correlation=correlation(gate.to_numpy(), paired["cos_in_out"].to_numpy()),
+        correlation=finding.correlation,
         moved=float(moved.to_numpy().mean()) if len(moved) else None,
         compared=len(moved),
     )

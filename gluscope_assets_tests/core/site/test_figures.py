@@ -27,8 +27,8 @@ def finding_of(*sizes: int) -> Finding:
     for layer, neurons in enumerate(sizes):
         counts, cosines = random_layer(layer, neurons)
         frequency, cosine = counts.sum(axis=0) / POSITIONS, cosines.astype(np.float64)
-        layers.append(LayerFinding(layer, frequency, cosine, correlation(frequency, cosine)))
-    return Finding("late-1111111", POSITIONS, False, tuple(layers))
+        layers.append(LayerFinding(layer, frequency, cosine, correlation(frequency, cosine), POSITIONS, False))
+    return Finding("late-1111111", tuple(layers))
 
 
 def overview_with(finding: Finding) -> Overview:

@@ -1,37 +1,26 @@
 """The paper's finding from the tables, against plain numpy in float64."""
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
+import polars as pl
 import pytest
 
-from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.files import write_parquet
-from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.site.gate_finding import correlation, gate_frequency_finding
+from gluscope_assets.core.site.gate_finding import Finding, correlation, layer_finding
 
 POSITIONS = 1000
 
 
-def write_layer(
-    folder: Path, layer: int, counts: np.ndarray, cosines: np.ndarray, routed: np.ndarray | None = None
-) -> LayerTables:
-    """One layer's tables: counts [2, neurons] of gate+ in+ and gate+ in-. Neurons stand in the weights in another order."""
+def rows_of(counts: np.ndarray, cosines: np.ndarray, routed: np.ndarray | None = None) -> pl.DataFrame:
+    """The rows of one layer: counts [2, neurons] of gate+ in+ and gate+ in-."""
     neurons = counts.shape[1]
-    columns = {
-        "neuron": pa.array(np.arange(neurons, dtype=np.int32)),
-        "positions": pa.array(np.full(neurons, POSITIONS)),
-        "gate+_in+_count": pa.array(counts[0]),
-        "gate+_in-_count": pa.array(counts[1]),
-    }
-    if routed is not None:
-        columns["routed"] = pa.array(routed)
-    write_parquet(pa.table(columns), folder / f"{layer}" / "statistics.parquet", {})
-    order = np.arange(neurons)[::-1]
-    weights = {"neuron": pa.array(order.astype(np.int32)), "cos_in_out": pa.array(cosines.astype(np.float32)[order])}
-    write_parquet(pa.table(weights), folder / f"weights-{layer}.parquet", {})
-    return LayerTables("key", layer, folder / f"{layer}", folder / f"weights-{layer}.parquet")
+    return pl.DataFrame(
+        {
+            "positions": np.full(neurons, POSITIONS),
+            "routed": np.full(neurons, POSITIONS) if routed is None else routed,
+            "gate+_in+_count": counts[0],
+            "gate+_in-_count": counts[1],
+            "cos_in_out": cosines.astype(np.float64),
+        }
+    )
 
 
 def random_layer(seed: int, neurons: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,11 +29,11 @@ def random_layer(seed: int, neurons: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("neurons", [3, 50, 3000])
-def test_correlations_are_those_of_numpy(tmp_path: Path, neurons: int) -> None:
+def test_correlations_are_those_of_numpy(neurons: int) -> None:
     data = {layer: random_layer(layer, neurons) for layer in (0, 4)}
-    found = gate_frequency_finding("key", [write_layer(tmp_path, layer, *tables) for layer, tables in data.items()])
-    assert (found.checkpoint, found.positions, found.routed) == ("key", POSITIONS, False)
-    for layer in found.layers:
+    finding = Finding("key", tuple(layer_finding(layer, rows_of(*tables)) for layer, tables in data.items()))
+    assert (finding.positions, finding.routed) == (POSITIONS, False)
+    for layer in finding.layers:
         counts, cosines = data[layer.layer]
         frequency = counts.sum(axis=0).astype(np.float64) / POSITIONS
         assert layer.neurons == neurons
@@ -55,16 +44,16 @@ def test_correlations_are_those_of_numpy(tmp_path: Path, neurons: int) -> None:
         assert layer.mean_cosine == pytest.approx(cosines.astype(np.float64).mean(), abs=1e-12)
 
 
-def test_experts_are_counted_over_what_is_routed_to_them(tmp_path: Path) -> None:
+def test_experts_are_counted_over_what_is_routed_to_them() -> None:
     counts, cosines = np.array([[10, 20, 0, 5], [10, 0, 0, 5]]), np.array([0.5, -0.5, 0.25, 0.0])
-    found = gate_frequency_finding("key", [write_layer(tmp_path, 0, counts, cosines, np.array([40, 100, 0, POSITIONS]))])
-    assert found.routed
-    (layer,) = found.layers
+    layer = layer_finding(0, rows_of(counts, cosines, np.array([40, 100, 0, POSITIONS])))
+    assert layer.routed
     assert layer.frequency.tolist() == [0.5, 0.2, 0.01], "an expert that saw nothing has no frequency"
     assert layer.cosine.tolist() == [0.5, -0.5, 0.0]
     assert layer.correlation == pytest.approx(np.corrcoef(layer.frequency, layer.cosine)[0, 1])
-    found = gate_frequency_finding("key", [write_layer(tmp_path, 1, counts, cosines, np.full(4, POSITIONS))])
-    assert not found.routed
+    other = layer_finding(1, rows_of(counts, cosines, np.full(4, POSITIONS)))
+    assert not other.routed
+    assert Finding("key", (layer, other)).routed
 
 
 @pytest.mark.parametrize(
@@ -81,16 +70,9 @@ def test_correlations_never_leave_their_range() -> None:
     assert correlation(values, values * 1e-200) == 1.0
 
 
-def test_cosines_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+def test_cosines_that_are_no_numbers_are_left_out() -> None:
     counts, cosines = random_layer(0, 6)
     cosines[2] = np.nan
-    (layer,) = gate_frequency_finding("key", [write_layer(tmp_path, 0, counts, cosines)]).layers
+    layer = layer_finding(0, rows_of(counts, cosines))
     assert layer.neurons == 5
     assert layer.correlation is not None
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    tables = write_layer(tmp_path, 0, *random_layer(0, 4))
-    tables.weights.unlink()
-    with pytest.raises(InputError, match="weights-0"):
-        gate_frequency_finding("key", [tables])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.pages.formats import format_count, format_decimal, format_share
 from gluscope_assets.core.paths import LayerTables
-from gluscope_assets.core.site.gate_finding import correlation, gate_frequency_finding
-from gluscope_assets.core.site.layer_rows import CLASSES
+from gluscope_assets.core.site.gate_finding import correlation, layer_finding
+from gluscope_assets.core.site.layer_rows import CLASSES, read_rows
 from gluscope_assets.core.site.links import broken_links
 from gluscope_assets.core.site.overview import overview_of
 from gluscope_assets.core.site.overview_figures import class_bars, quadrant_bars, training_figures
@@ -85,13 +85,16 @@ def test_a_flipped_orientation_is_no_movement(tmp_path: Path) -> None:
 def test_the_finding_is_that_of_the_last_checkpoint_with_data(tmp_path: Path) -> None:
     tables = written(study(2), tmp_path)
     overview = overview_of([*tables, ("later-9999999", [])])
-    expected = gate_frequency_finding(*tables[-1])
+    key, newest = tables[-1]
     assert overview.finding is not None
-    assert overview.finding.checkpoint == tables[-1][0]
+    assert overview.finding.checkpoint == key
     assert overview.last is not None
-    for summary, layer in zip(overview.last.layers, expected.layers, strict=True):
-        assert summary.correlation == pytest.approx(layer.correlation, abs=1e-14)
-        assert correlation(layer.frequency, layer.cosine) == layer.correlation
+    for summary, layer, of_layer in zip(overview.last.layers, overview.finding.layers, newest, strict=True):
+        expected = layer_finding(of_layer.layer, read_rows(of_layer))
+        assert (layer.layer, layer.correlation) == (expected.layer, expected.correlation)
+        assert np.array_equal(layer.frequency, expected.frequency)
+        assert np.array_equal(layer.cosine, expected.cosine)
+        assert summary.correlation == correlation(layer.frequency, layer.cosine) == layer.correlation
 
 
 @pytest.mark.parametrize("checkpoints", [[], [("a-0000000", [])]])
