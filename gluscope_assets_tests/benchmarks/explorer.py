@@ -27,7 +27,7 @@ from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.options import PageSelection
 from gluscope_assets.core.pages.explorer_columns import write_columns, write_vocabulary
 from gluscope_assets.core.pages.site_map import SiteMap, manifest_text, read_manifest
-from gluscope_assets.core.paths import MANIFEST
+from gluscope_assets.core.paths import MANIFEST, LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets_tests.site.conftest import CHROMIUM
@@ -108,7 +108,7 @@ def build(folder: Path) -> float:
         write_parquet(examples_table(WIDTH, study, random), tables / "examples.parquet", {})
         write_parquet(weights_table(WIDTH, len(study.decoder.split), random), tables / "weights.parquet", {})
         start = time.perf_counter()
-        write_columns(site, KEY, layer, tables, tables / "weights.parquet", study.corpus, study.decoder)
+        write_columns(site, LayerTables(KEY, layer, tables, tables / "weights.parquet"), study.corpus, study.decoder)
         seconds.append(time.perf_counter() - start)
     write_vocabulary(site, study.decoder)
     pages = (PageSelection(checkpoints="all", neurons=8),)

@@ -20,7 +20,7 @@ from gluscope_assets.core.pages import explorer_columns
 from gluscope_assets.core.pages.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from gluscope_assets.core.pages.explorer_columns import token_columns, write_columns
 from gluscope_assets.core.pages.site_map import manifest_text
-from gluscope_assets.core.paths import MANIFEST
+from gluscope_assets.core.paths import MANIFEST, LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS, oriented_quadrant
 from gluscope_assets.core.site.site import render_site
 from gluscope_assets.core.tables import schema
@@ -883,7 +883,7 @@ def test_experts_are_named_sorted_and_filtered(page: Page, study: Study, tmp_pat
     study.render(site)
     render_site(site, study.site_map())
     weights = study.folder / "layer-00.parquet"
-    write_columns(site, LATE, 0, tmp_path / "aggregate", weights, study.corpus, study.decoder)
+    write_columns(site, LayerTables(LATE, 0, tmp_path / "aggregate", weights), study.corpus, study.decoder)
     open_explorer(page, site.as_uri() + "/", "#sort=gate+_in+_routed_frequency")
     assert "expert" in page.locator("#row-0 .of-place").inner_text()
     assert "positions routed to each" in page.locator("#count").inner_text()

@@ -317,6 +317,10 @@ class Study:
             ),
         )
 
+    def tables(self, key: str = "late-1111111", layer: int = 0) -> LayerTables:
+        """This study's tables as those of one layer of a checkpoint."""
+        return LayerTables(key, layer, self.folder / "aggregate", self.folder / "layer-00.parquet")
+
     def source(self, key: str, layer: int, site_map: SiteMap) -> LayerSource:
         """The tables as one layer of a checkpoint; `layer_sources.write_inputs` writes the corpus and the tokenizer."""
         return LayerSource(
@@ -339,15 +343,11 @@ class Study:
 
     def write_columns(self, site: Path, key: str = "late-1111111", layer: int = 0) -> int:
         """Write this study's tables as the explorer's columns of one layer of a checkpoint."""
-        tables = self.folder / "aggregate", self.folder / "layer-00.parquet"
-        return write_columns(site, key, layer, *tables, self.corpus, self.decoder)
+        return write_columns(site, self.tables(key, layer), self.corpus, self.decoder)
 
     def strip_sources(self) -> StripSources:
         """What the strips of the built site's neurons are made from: the same tables at both checkpoints."""
-        tables = [
-            LayerTables(key, 0, self.folder / "aggregate", self.folder / "layer-00.parquet")
-            for key, _ in self.site_map().checkpoints
-        ]
+        tables = [self.tables(key) for key, _ in self.site_map().checkpoints]
         return StripSources({0: tables, 1: tables}, self.corpus, self.decoder)
 
     def build(self, site: Path) -> Path:
@@ -357,12 +357,8 @@ class Study:
                 self.render(site, key, layer)
                 self.write_columns(site, key, layer)
         write_vocabulary(site, self.decoder)
-        aggregate, weights = self.folder / "aggregate", self.folder / "layer-00.parquet"
         overview = overview_of(
-            [
-                (key, [LayerTables(key, layer, aggregate, weights) for layer in range(2)])
-                for key, _ in self.site_map().checkpoints
-            ]
+            [(key, [self.tables(key, layer) for layer in range(2)]) for key, _ in self.site_map().checkpoints]
         )
         render_site(site, self.site_map(), self.measurement(), overview, self.strip_sources())
         return site

@@ -38,7 +38,7 @@ from gluscope_assets.core.pages.packing import planes
 from gluscope_assets.core.pages.peaks import read_peaks
 from gluscope_assets.core.pages.shown_texts import Texts
 from gluscope_assets.core.pages.windows import Integers
-from gluscope_assets.core.paths import EXAMPLES_FILE, STATISTICS_FILE, VOCABULARY, columns_folder, columns_script
+from gluscope_assets.core.paths import VOCABULARY, LayerTables, columns_folder, columns_script
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.statistics import described
@@ -75,34 +75,29 @@ def _columns_of(columns: Iterable[schema.Column]) -> dict[str, list[str]]:
     return named
 
 
-def write_columns(
-    site: Path, checkpoint_key: str, layer: int, aggregate: Path, weights: Path, corpus: Texts, decoder: TokenDecoder
-) -> int:
+def write_columns(site: Path, tables: LayerTables, corpus: Texts, decoder: TokenDecoder) -> int:
     """Write the scripts of one layer of one checkpoint, all neurons whether or not they get a page, and give their bytes.
 
-    `aggregate` is the folder with statistics.parquet and examples.parquet, `weights` the layer's file of weights. InputError
-    if a table is missing, or if the tables do not belong together.
+    InputError if a table is missing, or if the tables do not belong together.
     """
-    statistics = described(pq.read_table(require_file(aggregate / STATISTICS_FILE)))
+    statistics = described(pq.read_table(require_file(tables.statistics)))
     tokens = [name for names in token_columns().values() for name in names]
     scalars = ["neuron", "orientation", "cos_gate_in", "cos_gate_out", "cos_in_out", "class", "atypical"]
-    of_weights = _read_leaves(weights, {**dict.fromkeys(scalars, ()), **dict.fromkeys(tokens, ("token",))})
+    of_weights = _read_leaves(tables.weights, {**dict.fromkeys(scalars, ()), **dict.fromkeys(tokens, ("token",))})
     neurons = statistics["neuron"].to_numpy()
     if not np.array_equal(neurons, np.arange(len(neurons))) or not np.array_equal(neurons, of_weights["neuron"].to_numpy()):
-        raise InputError(f"{weights} and {aggregate} hold different neurons; delete them and run gluscope build.")
+        raise InputError(f"{tables.weights} and {tables.aggregate} hold different neurons; delete them and run gluscope build.")
 
-    folder = site / columns_folder(checkpoint_key, layer)
-    width = len(neurons)
+    folder, width = site / columns_folder(tables.checkpoint_key, tables.layer), len(neurons)
 
     def write(group: str, facts: dict[str, object], arrays: Sequence[bytes]) -> int:
-        return _write_script(
-            folder / f"{group}.js", columns_script(checkpoint_key, layer, group), {"width": width, **facts}, arrays
-        )
+        name = columns_script(tables.checkpoint_key, tables.layer, group)
+        return _write_script(folder / f"{group}.js", name, {"width": width, **facts}, arrays)
 
-    written = write(SUMMARY, *_summary(statistics, of_weights, aggregate))
+    written = write(SUMMARY, *_summary(statistics, of_weights, tables.aggregate))
     for group, names in statistic_columns().items():
         written += write(group, {}, [planes(np.stack([statistics[name].to_numpy() for name in names]), "<f4")])
-    peaks, contexts = _from_examples(aggregate / EXAMPLES_FILE, width, corpus, decoder)
+    peaks, contexts = _from_examples(tables.examples, width, corpus, decoder)
     lists = {group: {name: _token_list(of_weights[name]) for name in names} for group, names in token_columns().items()}
     lists[PEAKS] = {f"{quadrant}_peaks": of_quadrant for quadrant, of_quadrant in zip(QUADRANTS, peaks, strict=True)}
     for group, of_group in lists.items():

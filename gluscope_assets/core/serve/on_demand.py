@@ -166,8 +166,7 @@ class OnDemand:
         return self._written(name, write)
 
     def _write_columns(self, source: LayerSource, scratch: Path) -> None:
-        key, layer, texts = source.checkpoint_key, source.layer, self._texts(source)
-        write_columns(scratch, key, layer, source.aggregate, source.weights, *texts)
+        write_columns(scratch, source, *self._texts(source))
 
     def _write_other(self, name: str, scratch: Path) -> None:
         """The vocabulary, or what surrounds the pages."""

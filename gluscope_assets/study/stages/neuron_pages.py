@@ -39,7 +39,7 @@ def make_neuron_pages(
     with closing(render_layers(folder.site, sources, progress)) as reports:
         for source, report in zip(sources, reports, strict=True):
             layer = source.layer
-            columns = write_columns(folder.site, key, layer, source.aggregate, source.weights, corpus, decoder)
+            columns = write_columns(folder.site, source, corpus, decoder)
             with replacing(folder.page_report(key, layer)) as path:
                 path.write_text(json.dumps({**batch.provenance[layer], **asdict(report)}, indent=1))
             metadata = report.metadata() | {"bytes of columns": columns, "path": folder.site / pages_folder(key, layer)}

@@ -31,6 +31,7 @@ from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import SiteMap
 from gluscope_assets.core.pages.vocabulary import Vocabulary
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column, oriented_quadrant
 from gluscope_assets.core.tables.aggregate import tables, write_aggregate
 from gluscope_assets.core.tables.orientation import scan_neurons
@@ -213,9 +214,9 @@ def test_the_explorer_takes_imported_tables_with_and_without_windows(
     corpus, decoder = TokenizedCorpus.open(oracle / "texts.parquet"), TokenDecoder.from_folder(DATA / "stories260K")
     for file in imported[1].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    before = write_columns(tmp_path / "site", "final-0000000", 1, tmp_path, weights[1], corpus, decoder)
+    before = write_columns(tmp_path / "site", LayerTables("final-0000000", 1, tmp_path, weights[1]), corpus, decoder)
     write_windows(tmp_path, model, corpus, [5])
-    after = write_columns(tmp_path / "site", "final-0000000", 1, tmp_path, weights[1], corpus, decoder)
+    after = write_columns(tmp_path / "site", LayerTables("final-0000000", 1, tmp_path, weights[1]), corpus, decoder)
     assert after > before
     shown = scan_neurons([imported[1]], [weights[1]]).filter(pl.col("neuron") == 5).collect()
     assert shown["gate+_in+_frequency"][0] == pytest.approx(pl.read_parquet(ORIENTED)["gate+_in+_freq"][NEURONS + 5], abs=1e-7)

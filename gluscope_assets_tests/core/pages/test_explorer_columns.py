@@ -25,6 +25,7 @@ from gluscope_assets.core.pages.explorer_columns import (
     write_columns,
     write_vocabulary,
 )
+from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import ACTIVATIONS, QUADRANTS, column
 from gluscope_assets.core.tables.statistics import scan_statistics
 from gluscope_assets_tests.support.random_peaks import RandomPeaks, around, random_peaks
@@ -197,7 +198,7 @@ def test_hostile_texts_cannot_leave_the_script(study: Study, folder: Path, tmp_p
     corpus = Corpus([np.array([5, 5, 7, 5], dtype=np.int32)])
     examples = {name: [[{"post": 1.0, "text": 0, "position": 1}]] * study.width for name in _post_lists()}
     aggregate = _aggregate(study, tmp_path, examples)
-    write_columns(tmp_path / "site", KEY, 0, aggregate, study.folder / "layer-00.parquet", corpus, decoder)
+    write_columns(tmp_path / "site", LayerTables(KEY, 0, aggregate, study.folder / "layer-00.parquet"), corpus, decoder)
     write_vocabulary(tmp_path / "site", decoder)
     for path in (tmp_path / "site").rglob("*.js"):
         text = Script(path).text
@@ -261,7 +262,7 @@ def moe_tables(study: Study, folder: Path) -> tuple[Path, Path]:
 
 def test_experts_that_saw_nothing_have_no_values(study: Study, tmp_path: Path) -> None:
     aggregate, weights = moe_tables(study, tmp_path)
-    write_columns(tmp_path, KEY, 3, aggregate, weights, study.corpus, study.decoder)
+    write_columns(tmp_path, LayerTables(KEY, 3, aggregate, weights), study.corpus, study.decoder)
     folder = tmp_path / KEY / "03" / "columns"
     summary = read_summary(folder)
     runs = [["experts", 0, 0, 0], ["experts", 1, 2, 0], ["experts", 2, 3, 0], ["shared", None, 4, 0]]
@@ -282,7 +283,9 @@ def test_a_model_without_token_lists_has_empty_ones(study: Study, tmp_path: Path
     for row in weights:
         row |= dict.fromkeys(LISTS)
     write_parquet(pa.Table.from_pylist(weights), tmp_path / "weights.parquet", {})
-    write_columns(tmp_path, KEY, 0, study.folder / "aggregate", tmp_path / "weights.parquet", study.corpus, study.decoder)
+    write_columns(
+        tmp_path, LayerTables(KEY, 0, study.folder / "aggregate", tmp_path / "weights.parquet"), study.corpus, study.decoder
+    )
     assert set(map(tuple, read_tokens(tmp_path / KEY / "00/columns", "tokens-in")["in_positive"])) == {()}
 
 
@@ -293,7 +296,9 @@ def test_counts_beyond_32_bits_are_exact(study: Study, tmp_path: Path) -> None:
     statistics[0]["routed"] += more
     write_parquet(pa.Table.from_pylist(statistics), tmp_path / "aggregate/statistics.parquet", {})
     (tmp_path / "aggregate/examples.parquet").write_bytes((study.folder / "aggregate/examples.parquet").read_bytes())
-    write_columns(tmp_path, KEY, 0, tmp_path / "aggregate", study.folder / "layer-00.parquet", study.corpus, study.decoder)
+    write_columns(
+        tmp_path, LayerTables(KEY, 0, tmp_path / "aggregate", study.folder / "layer-00.parquet"), study.corpus, study.decoder
+    )
     summary = read_summary(tmp_path / KEY / "00/columns")
     assert summary["wide"]
     assert summary["count"][0, 0] == statistics[0]["gate+_in+_count"]
@@ -329,7 +334,7 @@ def test_the_vocabulary_is_the_pieces_as_pages_show_them(study: Study, tmp_path:
 
 def test_tables_that_do_not_belong_together_are_refused(study: Study, tmp_path: Path) -> None:
     def write(aggregate: Path, weights: Path) -> None:
-        write_columns(tmp_path / "site", KEY, 0, aggregate, weights, study.corpus, study.decoder)
+        write_columns(tmp_path / "site", LayerTables(KEY, 0, aggregate, weights), study.corpus, study.decoder)
 
     weights = study.folder / "layer-00.parquet"
     fewer = pq.read_table(weights).slice(0, 4)
