@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
+from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
 from gluscope_assets.core.pages.shown_texts import Texts
 from gluscope_assets.core.pages.windows import Integers
 from gluscope_assets.core.tables.examples import ExampleLists
@@ -119,9 +119,7 @@ def _with_exceptions(
         row = int(np.searchsorted(held, neuron))
         first, end = int(begin[neuron]), int(begin[neuron + 1]) - 1 if neuron + 1 < len(begin) else len(index) - 1
         low = int(position[row] - left[row])
-        margin = min(low, CONTEXT_TOKENS)
-        around = corpus.tokens_of(int(text[row]))[low - margin : low + end - first + CONTEXT_TOKENS]
-        shown = decoder.pieces(around.tolist())[margin:]
+        shown = decoder.window_pieces(corpus.tokens_of(int(text[row])), low, end - first)
         for at in (first + np.flatnonzero(unusual[first:end])).tolist():
             piece = visible(shown[at - first]).replace("\n", "")
             index[at] = entries.setdefault(piece, pieces.end + 1 + len(entries))
