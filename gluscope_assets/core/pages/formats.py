@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+SPACES = re.compile(" {3,}")
+"""Indentation, which would push the words of an example out of sight."""
+
 
 @dataclass(frozen=True)
 class MlpIndex:

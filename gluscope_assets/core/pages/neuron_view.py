@@ -7,7 +7,6 @@ From the rows that tables hold of the neuron to what templates fill in, without 
 
 import html
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,7 @@ from markupsafe import Markup
 
 from gluscope_assets.core.arrays import offsets_of, ranges
 from gluscope_assets.core.pages.distribution import QUANTILES, SampledNeuron, frequency_interval
-from gluscope_assets.core.pages.formats import MlpIndex, format_number, signed
+from gluscope_assets.core.pages.formats import SPACES, MlpIndex, format_number, signed
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.pages.windows import Windows
@@ -30,7 +29,6 @@ NEAR_BEFORE, NEAR_AFTER = 32, 16
 """Positions around the peak of an example that is readable without JavaScript."""
 REST = "‥"
 """Stands for a token that has the rest of the character before it."""
-_SPACES = re.compile(" {3,}")
 _NUMBERS = ",".join(["%.7g"] * (3 + len(QUANTILES)))
 
 
@@ -162,7 +160,7 @@ def _line(pieces: Sequence[str]) -> str:
 def _short(pieces: Sequence[str]) -> str:
     """Pieces on one line, runs of spaces shortened."""
     line = _line(pieces)
-    return _SPACES.sub("  ", line) if "   " in line else line
+    return SPACES.sub("  ", line) if "   " in line else line
 
 
 # Weights

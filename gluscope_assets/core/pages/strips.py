@@ -5,7 +5,6 @@ scripts of their own, one for a run of neurons of a layer, that the pages of all
 over checkpoints belong to `core.site.overview_figures`.
 """
 
-import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gluscope_assets.core.corpus.decoder import CONTEXT_TOKENS, TokenDecoder, visible
+from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
 from gluscope_assets.core.files import replacing_folder, require_file
-from gluscope_assets.core.pages.formats import safe_json
+from gluscope_assets.core.pages.formats import SPACES, safe_json
 from gluscope_assets.core.pages.peaks import read_peaks
 from gluscope_assets.core.pages.shown_texts import Texts
 from gluscope_assets.core.pages.site_map import SiteMap, neuron_ranges
@@ -30,8 +29,6 @@ CELLS = 16
 """Neurons times checkpoints in one script: about 3 KB compressed."""
 TOKENS_BEFORE, TOKENS_AFTER = 10, 8
 """Tokens of an example before and after its peak."""
-SPACES = re.compile(" {3,}")
-"""Indentation, which would push the words out of sight."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def write_strips(site: Path, site_map: SiteMap, sources: StripSources | None) ->
     with replacing_folder(folder) as temporary:
         for layer, tables in layers.items():
             neurons = sorted({neuron for table in tables for neuron in site_map.neurons(table.checkpoint_key, layer)})
-            write_layer_strips(temporary, layer, tables, neurons, together, sources.corpus, sources.decoder)
+            write_layer_strips(temporary, sources, layer, neurons, together)
             shown[str(layer)] = neuron_ranges(neurons)
     return {"together": together, "layers": shown}
 
@@ -75,22 +72,14 @@ def neurons_together(layers: Mapping[int, Sequence[LayerTables]]) -> int:
     return max(1, CELLS // max(map(len, layers.values()), default=1))
 
 
-def write_layer_strips(
-    folder: Path,
-    layer: int,
-    tables: Sequence[LayerTables],
-    neurons: Collection[int],
-    together: int,
-    corpus: Texts,
-    decoder: TokenDecoder,
-) -> int:
+def write_layer_strips(folder: Path, sources: StripSources, layer: int, neurons: Collection[int], together: int) -> int:
     """Write the scripts that hold `neurons` of a layer into `folder`/<layer>/, and give their bytes.
 
-    `tables` are in the order of training. Each script has a run of `together` neurons, the last one fewer; shares are raw, of
-    the positions that the neuron sees, with the orientation beside them.
+    Each script has a run of `together` neurons, the last one fewer; shares are raw, of the positions that the neuron sees, with
+    the orientation beside them.
     """
-    blocks = sorted({neuron // together for neuron in neurons})
-    stages: list[dict[int, dict[str, Any]]] = [_stages(table, blocks, together, corpus, decoder) for table in tables]
+    tables, blocks = sources.tables[layer], sorted({neuron // together for neuron in neurons})
+    stages = [_stages(table, blocks, together, sources) for table in tables]
     written = 0
     for block in blocks:
         first = block * together
@@ -103,9 +92,7 @@ def write_layer_strips(
     return written
 
 
-def _stages(
-    table: LayerTables, blocks: Sequence[int], together: int, corpus: Texts, decoder: TokenDecoder
-) -> dict[int, dict[str, Any]]:
+def _stages(table: LayerTables, blocks: Sequence[int], together: int, sources: StripSources) -> dict[int, dict[str, Any]]:
     """Of each block its neurons' shares, orientations and strongest examples at one checkpoint."""
     counts = [f"{quadrant}_count" for quadrant in QUADRANTS]
     statistics = pl.read_parquet(require_file(table.statistics), columns=["neuron", "routed", *counts])
@@ -113,38 +100,31 @@ def _stages(
     shares = statistics.select(counts).to_numpy() / np.maximum(routed, 1)[:, None]
     orientation = pl.read_parquet(require_file(table.weights), columns=["orientation"])["orientation"].to_numpy()
     width = len(statistics)
+    runs = {block: range(block * together, min((block + 1) * together, width)) for block in blocks}
+    wanted = {neuron for run in runs.values() for neuron in run}
     examples: dict[int, list[list[Any] | None]] = {}
-    wanted = {neuron for block in blocks for neuron in range(block * together, min((block + 1) * together, width))}
-    span = range(min(wanted), max(wanted) + 1) if wanted else range(0)
-    for first, batch in read_peaks(table.examples, width, span):
-        for neuron in range(first, first + len(batch[0].first) - 1):
-            if neuron in wanted:
-                examples[neuron] = [_strongest(peaks, neuron - first, corpus, decoder) for peaks in batch]
-    stages = {}
-    for block in blocks:
-        neurons = range(block * together, min((block + 1) * together, width))
-        if neurons:
-            stages[block] = {
-                "orientation": orientation[neurons.start : neurons.stop].astype(int).tolist(),
-                "shares": np.round(shares[neurons.start : neurons.stop], 6).tolist(),
-                "strongest": [examples[neuron] for neuron in neurons],
-            }
-    return stages
+    for first, batch in read_peaks(table.examples, width, range(min(wanted, default=0), max(wanted, default=-1) + 1)):
+        for neuron in wanted.intersection(range(first, first + len(batch[0].first) - 1)):
+            examples[neuron] = [_strongest(peaks, neuron - first, sources) for peaks in batch]
+    return {
+        block: {
+            "orientation": orientation[run.start : run.stop].astype(int).tolist(),
+            "shares": np.round(shares[run.start : run.stop], 6).tolist(),
+            "strongest": [examples[neuron] for neuron in run],
+        }
+        for block, run in runs.items()
+        if run
+    }
 
 
-def _strongest(peaks: ExampleLists, neuron: int, corpus: Texts, decoder: TokenDecoder) -> list[Any] | None:
+def _strongest(peaks: ExampleLists, neuron: int, sources: StripSources) -> list[Any] | None:
     """[post, text before the peak, peak, text after it] of a quadrant's strongest example; None where it has none."""
     first, end = peaks.first[neuron : neuron + 2].tolist()
     if first == end:
         return None
     position = int(peaks["position"][first])
-    low = max(position - TOKENS_BEFORE, 0)
-    end = position + TOKENS_AFTER + 1
-    # Read further, so that characters which the edges would split are whole.
-    margin = min(low, CONTEXT_TOKENS)
-    around = corpus.tokens_of(int(peaks["text"][first]))[low - margin : end + CONTEXT_TOKENS].tolist()
-    pieces = [
-        SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in decoder.pieces(around)[margin : margin + end - low]
-    ]
+    low, tokens = max(position - TOKENS_BEFORE, 0), sources.corpus.tokens_of(int(peaks["text"][first]))
+    around = sources.decoder.window_pieces(tokens, low, position + TOKENS_AFTER + 1 - low)
+    pieces = [SPACES.sub("  ", visible(piece).replace("\n", "")) for piece in around]
     at = position - low
     return [float(f"{peaks['post'][first]:.4g}"), "".join(pieces[:at]), pieces[at], "".join(pieces[at + 1 :])]

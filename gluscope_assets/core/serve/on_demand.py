@@ -26,7 +26,7 @@ from gluscope_assets.core.pages.layer_source import LayerSource
 from gluscope_assets.core.pages.neuron_view import NeuronSummary
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.site_map import layer_entry, manifest_text, read_manifest
-from gluscope_assets.core.pages.strips import compared, neurons_together, write_layer_strips
+from gluscope_assets.core.pages.strips import StripSources, compared, neurons_together, write_layer_strips
 from gluscope_assets.core.pages.vocabulary import Vocabulary
 from gluscope_assets.core.paths import LAYER_DIGITS, MANIFEST, NEURON_DIGITS, STRIPS, VOCABULARY, LayerTables, strips_file
 from gluscope_assets.core.quadrants import QUADRANTS
@@ -161,7 +161,8 @@ class OnDemand:
         source = self.sources[tables[-1].checkpoint_key, layer]
 
         def write(scratch: Path) -> None:
-            write_layer_strips(scratch / STRIPS, layer, tables, [first], together, *self._texts(source))
+            sources = StripSources({layer: tables}, *self._texts(source))
+            write_layer_strips(scratch / STRIPS, sources, layer, [first], together)
 
         return self._written(name, write)
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from gluscope_assets.core.corpus.decoder import visible
+from gluscope_assets.core.pages.formats import SPACES
 from gluscope_assets.core.pages.strips import (
-    SPACES,
     TOKENS_AFTER,
     TOKENS_BEFORE,
+    StripSources,
     neurons_together,
     write_layer_strips,
 )
-from gluscope_assets.core.paths import LayerTables
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets_tests.support.synthetic import Study
 
@@ -25,8 +25,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study"))
 
 
-def tables(study: Study, keys: list[str]) -> list[LayerTables]:
-    return [LayerTables(key, 0, study.folder / "aggregate", study.folder / "layer-00.parquet") for key in keys]
+def sources(study: Study, layer: int, keys: list[str]) -> StripSources:
+    return StripSources({layer: [study.tables(key) for key in keys]}, study.corpus, study.decoder)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study: Study, tmp_path: Path) -> None:
     keys = ["early-0000000", "late-1111111"]
-    size = write_layer_strips(tmp_path, 0, tables(study, keys), range(study.width), 8, study.corpus, study.decoder)
+    size = write_layer_strips(tmp_path, sources(study, 0, keys), 0, range(study.width), 8)
     (path,) = (tmp_path / "00").iterdir()
     assert size == path.stat().st_size
     found = read(path)
@@ -73,7 +73,8 @@ def test_a_script_holds_shares_and_strongest_examples_of_every_checkpoint(study:
 
 def test_only_runs_with_a_wanted_neuron_are_written(study: Study, tmp_path: Path) -> None:
     keys = [f"step-{number}" for number in range(40)]
-    assert neurons_together({3: tables(study, keys)}) == 1
-    write_layer_strips(tmp_path, 3, tables(study, keys), [1, 4], 1, study.corpus, study.decoder)
+    of_layer = sources(study, 3, keys)
+    assert neurons_together(of_layer.tables) == 1
+    write_layer_strips(tmp_path, of_layer, 3, [1, 4], 1)
     assert sorted(path.name for path in (tmp_path / "03").iterdir()) == ["1.js", "4.js"]
     assert [len(checkpoint["shares"]) for checkpoint in read(tmp_path / "03" / "4.js")["checkpoints"]] == [1] * 40
