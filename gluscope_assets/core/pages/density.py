@@ -9,7 +9,6 @@ with colours of their own, or need a script.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,11 +27,13 @@ BAR = 100
 
 @dataclass(frozen=True)
 class Tick:
-    """A number at an axis of the picture."""
+    """A number at an axis."""
 
     value: float
     percent: float
-    """Of the axis, from the left or from the top."""
+    """Of the axis, from its lower end."""
+    decimals: int
+    """Digits after the point that tell the axis's ticks apart."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def picture_of(density: Density) -> Picture:
     return Picture(
         columns=density.across.cells,
         rows=density.up.cells,
-        across=tuple(Tick(value, _percent(value, density.across)) for value in _ticks(density.across)),
-        up=tuple(Tick(value, 100 - _percent(value, density.up)) for value in _ticks(density.up)),
+        across=_ticks(density.across),
+        up=_ticks(density.up),
         zero_across=_percent(0.0, density.across),
         zero_up=100 - _percent(0.0, density.up),
         shades=shades,
@@ -112,10 +113,9 @@ def _percent(value: float, edges: Edges) -> float:
     return 100 * (value - edges.low) / (edges.high - edges.low)
 
 
-def _ticks(edges: Edges) -> list[float]:
+def _ticks(edges: Edges) -> tuple[Tick, ...]:
     # One at the very end would stick out of the picture.
-    margin = 0.02 * (edges.high - edges.low)
-    return list(ticks(edges.low + margin, edges.high - margin, MOST_TICKS))
+    return ticks_of(edges.low, edges.high, 0.02 * (edges.high - edges.low))
 
 
 def _bars(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[tuple[int, int]]:
@@ -124,12 +124,14 @@ def _bars(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[tuple[in
     return [(cell, length) for cell, length in enumerate(lengths) if length]
 
 
-def ticks(low: float, high: float, most: int) -> Sequence[float]:
-    """Round numbers from `low` to `high`, 0 among them, at most so many."""
-    span = high - low
-    exponent = math.floor(math.log10(span)) - 2
-    for step in (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5)):
-        numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-        if len(numbers) <= most:
-            return [float(f"{number * step:.6g}") for number in numbers]
-    return [0.0]
+def ticks_of(low: float, high: float, margin: float = 0.0) -> tuple[Tick, ...]:
+    """Round numbers on an axis from `low` to `high`, 0 among them: at most `MOST_TICKS`, none within `margin` of an end."""
+    exponent = math.floor(math.log10(high - low)) - 2
+    steps = (factor * 10.0**power for power in range(exponent, exponent + 4) for factor in (1, 2, 5))
+    for step in steps:
+        numbers = range(math.ceil((low + margin) / step), math.floor((high - margin) / step) + 1)
+        if len(numbers) <= MOST_TICKS:
+            break
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    values = [float(f"{number * step:.6g}") for number in numbers]
+    return tuple(Tick(value, 100 * (value - low) / (high - low), decimals) for value in values)

@@ -8,13 +8,11 @@ Drawn by hand: the figures stand in static pages that load nothing, follow the s
 of marks in a few paths. Plotting libraries write an element a mark, with colours and fonts of their own, or need a script.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gluscope_assets.core.pages.density import shaded
+from gluscope_assets.core.pages.density import Tick, shaded, ticks_of
 from gluscope_assets.core.site.gate_finding import Finding, Floats, LayerFinding
 
 MOST_MARKS = 2000
@@ -23,22 +21,10 @@ BOX = 1000
 """Width and height of the box that marks are placed in."""
 COLUMNS, ROWS = 48, 36
 """Squares of a grid."""
-MOST_TICKS = 5
 LAYINGS = 4
 """Marks are spread over so many paths: marks of one path do not darken where they overlap, marks of several do."""
 MARGIN = 0.04
 """What an axis reaches beyond the values, as a share of their span."""
-
-
-@dataclass(frozen=True)
-class AxisTick:
-    """A number at an axis of a plot."""
-
-    value: float
-    percent: float
-    """Of the axis, from its lower end."""
-    decimals: int
-    """Digits after the point that tell the axis's ticks apart."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class Axis:
 
     low: float
     high: float
-    ticks: tuple[AxisTick, ...]
+    ticks: tuple[Tick, ...]
 
     def shares(self, values: Floats) -> Floats:
         """Where values lie, as a share of the axis from its lower end."""
@@ -104,15 +90,7 @@ def axis_of(low: float, high: float, least: float, most: float) -> Axis:
     margin = MARGIN * max(high - low, 0.05)
     # The outermost values keep their margin too, so that no mark is cut in half.
     low, high = max(low, least) - margin, min(high, most) + margin
-    step = next(step for step in _steps() if math.floor(high / step) - math.ceil(low / step) < MOST_TICKS)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-    span = high - low
-    return Axis(low, high, tuple(AxisTick(number * step, 100 * (number * step - low) / span, decimals) for number in numbers))
-
-
-def _steps() -> Sequence[float]:
-    return [factor * 10.0**exponent for exponent in range(-3, 1) for factor in (1, 2, 5)]
+    return Axis(low, high, ticks_of(low, high))
 
 
 def _panel(layer: LayerFinding, across: Axis, up: Axis) -> Panel:
