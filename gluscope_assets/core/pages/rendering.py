@@ -159,6 +159,7 @@ def _write_in_worker(site: Path, source: LayerSource, neurons: Sequence[int]) ->
 def _write(site: Path, layer_pages: LayerPages, neurons: Iterable[int]) -> Written:
     """Write the pages of some neurons of a layer."""
     folder = _folder(site, layer_pages.source)
+    folder.mkdir(parents=True, exist_ok=True)
     return [
         (page.summary, sum(write_page(folder / name, content) for name, content in page.files.items()))
         for page in layer_pages.pages(neurons)

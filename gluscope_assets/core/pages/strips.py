@@ -88,7 +88,9 @@ def write_layer_strips(folder: Path, sources: StripSources, layer: int, neurons:
         ]
         name = strips_script(layer, first)
         content = f"gluscope.provide({safe_json(name)},{safe_json({'first': first, 'checkpoints': checkpoints})});\n"
-        written += write_page(folder / strips_file(layer, first), content.encode())
+        path = folder / strips_file(layer, first)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written += write_page(path, content.encode())
     return written
 
 

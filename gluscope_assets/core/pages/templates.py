@@ -66,22 +66,13 @@ def _icon(quadrant: str) -> Markup:
     return Markup(f'<svg class="mark" viewBox="0 0 16 16" aria-hidden="true">{"".join(squares)}</svg>')
 
 
-def _write(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-
-
 def write_page(path: Path, content: bytes) -> int:
-    """Write a file of the site, all or nothing, and return its size."""
+    """Write a file of the site into a folder that is there, all or nothing, and return its size."""
     # Leaner than `replacing`, because a site has very many files; only one process writes a given one.
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    temporary = f"{path.parent}/.{path.name}.{os.getpid()}"
     try:
-        try:
-            _write(temporary, content)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            _write(temporary, content)
+        with open(temporary, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
