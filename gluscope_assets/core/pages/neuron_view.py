@@ -135,7 +135,7 @@ def static_examples(windows: Windows, texts: ShownTexts, vocabulary: Vocabulary)
     peak = (windows.position - windows.low)[chosen]
     first, end = np.maximum(peak - NEAR_BEFORE, 0), np.minimum(windows.length[chosen], peak + 1 + NEAR_AFTER)
     tokens = windows.token[ranges(offsets_of(windows.length)[chosen] + first, end - first)]
-    shown, has_split = iter(vocabulary.pieces(tokens.tolist())), vocabulary.decoder.splits(tokens)
+    shown, has_split = map(vocabulary.piece, tokens.tolist()), vocabulary.decoder.splits(tokens)
     columns = (windows.post[chosen], windows.text[chosen], windows.position[chosen], peak - first, end - first)
     rows = zip(*(values.tolist() for values in columns), strict=True)
     for count in counts.tolist():

@@ -56,7 +56,7 @@ def pack_examples(lists: Sequence[Windows], texts: ShownTexts, vocabulary: Vocab
     tokens = np.zeros(segments.positions, dtype=np.int64)
     tokens[cells] = token
     piece, identities, split = _pieces(tokens, segments, texts, vocabulary)
-    sources = texts.sources(segments.text.tolist())
+    sources = list(map(texts.source_of, segments.text.tolist()))
     names: dict[str, int] = {}
     document = [names.setdefault(name, len(names)) for name, _ in sources]
     start = np.array([start for _, start in sources], dtype=np.int64)

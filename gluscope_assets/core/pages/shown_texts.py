@@ -4,6 +4,8 @@ Which tokens a text has, and where it comes from, belongs to `core.corpus`; the 
 the pieces that tokens are shown as to `vocabulary`.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -34,25 +36,11 @@ class ShownTexts:
 
     def __init__(self, texts: Texts) -> None:
         self.special_token_ids, self.tokens_of = texts.special_token_ids, texts.tokens_of
-        self._texts = texts
-        self._sources: dict[int, tuple[str, int]] = {}
+        self.source_of: Callable[[int], tuple[str, int]] = lru_cache(MOST_SOURCES)(
+            lambda text: (visible(texts.document_of(text)), texts.start_of(text))
+        )
+        """Gives the visible name of a text's document, and where the text starts in it, in tokens."""
         self._sample: SampleWindows | None = None
-
-    def source_of(self, text: int) -> tuple[str, int]:
-        """The visible name of a text's document, and where the text starts in it, in tokens."""
-        source = self._sources.get(text)
-        if source is None:
-            if len(self._sources) == MOST_SOURCES:
-                self._sources.clear()
-            source = self._sources[text] = visible(self._texts.document_of(text)), self._texts.start_of(text)
-        return source
-
-    def sources(self, texts: list[int]) -> list[tuple[str, int]]:
-        """`source_of` each of `texts`."""
-        try:
-            return [self._sources[text] for text in texts]
-        except KeyError:
-            return [self.source_of(text) for text in texts]
 
     def around(self, text: Integers, position: Integers) -> SampleWindows:
         """The windows around sampled positions, two arrays [sample]. What was asked for last is kept."""

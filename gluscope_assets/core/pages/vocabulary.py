@@ -4,6 +4,8 @@ How a tokenizer decodes its tokens belongs to `core.corpus.decoder`.
 """
 
 import html
+from collections.abc import Callable
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -20,25 +22,15 @@ class Vocabulary:
 
     def __init__(self, decoder: TokenDecoder) -> None:
         self.decoder = decoder
-        self._shown: dict[int, str] = {}
-        self._chips: dict[int, str] = {}
-        self._split: dict[int, dict[int, str]] = {}
+        self.piece: Callable[[int], str] = cache(lambda token: visible(decoder.piece(token)))
+        """Gives the piece of one token."""
+        self.chip: Callable[[int], str] = cache(lambda token: html.escape(self.piece(token).replace("\n", "")))
+        """Gives the piece of one token as HTML, on one line."""
+        self.split_pieces: Callable[[TokensOf, int], dict[int, str]] = lru_cache(MOST_SPLIT)(self._split_pieces)
+        """Gives, by position, the pieces of one text's tokens that split characters, whole as their neighbours make them."""
         self._bytes = np.zeros(0, dtype=np.uint8)
         self._first = np.zeros(len(decoder.split), dtype=np.int64)
         self._length = np.zeros(len(decoder.split), dtype=np.int64)
-
-    def __getitem__(self, token: int) -> str:
-        shown = self._shown.get(token)
-        if shown is None:
-            shown = self._shown[token] = visible(self.decoder.piece(token))
-        return shown
-
-    def pieces(self, tokens: list[int]) -> list[str]:
-        """The pieces of `tokens`."""
-        try:
-            return [self._shown[token] for token in tokens]
-        except KeyError:
-            return [self[token] for token in tokens]
 
     def encoded(self, tokens: Integers) -> bytes:
         """The pieces of `tokens`, [tokens] without repetition, in UTF-8, a zero byte after each."""
@@ -53,29 +45,16 @@ class Vocabulary:
 
     def _encode(self, tokens: Integers) -> None:
         """Keep the bytes of tokens that have none yet."""
-        pieces = [f"{self[token]}\0".encode("utf-8", "replace") for token in tokens.tolist()]
+        pieces = [f"{self.piece(token)}\0".encode("utf-8", "replace") for token in tokens.tolist()]
         length = np.array([len(piece) for piece in pieces])
         self._first[tokens] = len(self._bytes) + np.cumsum(length) - length
         self._length[tokens] = length
         self._bytes = np.concatenate([self._bytes, np.frombuffer(b"".join(pieces), dtype=np.uint8)])
 
-    def split_pieces(self, tokens_of: TokensOf, text: int) -> dict[int, str]:
-        """By position, the pieces of one text's tokens that split characters, whole as their neighbours make them."""
-        split = self._split.get(text)
-        if split is None:
-            if len(self._split) == MOST_SPLIT:
-                self._split.clear()
-            tokens = tokens_of(text)
-            split = self._split[text] = {
-                position: visible(piece)
-                for first, end in self.decoder.split_runs(tokens)
-                for position, piece in enumerate(self.decoder.whole_pieces(tokens[first:end].tolist()), first)
-            }
-        return split
-
-    def chip(self, token: int) -> str:
-        """The piece of one token as HTML, on one line."""
-        shown = self._chips.get(token)
-        if shown is None:
-            shown = self._chips[token] = html.escape(self[token].replace("\n", ""))
-        return shown
+    def _split_pieces(self, tokens_of: TokensOf, text: int) -> dict[int, str]:
+        tokens = tokens_of(text)
+        return {
+            position: visible(piece)
+            for first, end in self.decoder.split_runs(tokens)
+            for position, piece in enumerate(self.decoder.whole_pieces(tokens[first:end].tolist()), first)
+        }
