@@ -18,7 +18,8 @@ from gluscope_assets.commands.instance import only_build, open_instance, retire_
 from gluscope_assets.commands.plan import LayerRun, Plan, Planner
 from gluscope_assets.core.corpus.tokenize import source_version
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.core.model.loading import check_checkpoint
 from gluscope_assets.core.pages.selection import check_lists
 from gluscope_assets.core.paths import StudyFolder
 from gluscope_assets.definitions import build_defs

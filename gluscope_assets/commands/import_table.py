@@ -19,7 +19,8 @@ from gluscope_assets.core.corpus.tokenize import source_version
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import import_paper
 from gluscope_assets.core.files import hash_files
-from gluscope_assets.core.model.checkpoint import check_checkpoint, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.core.model.loading import check_checkpoint
 from gluscope_assets.study.fingerprints import provenance
 
 

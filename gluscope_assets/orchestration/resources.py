@@ -44,7 +44,7 @@ class Device(dg.ConfigurableResource["Device"]):
 
     def all(self) -> list[str]:
         """The names that torch knows, one a process."""
-        from gluscope_assets.core.model.checkpoint import all_devices
+        from gluscope_assets.core.model.loading import all_devices
 
         return all_devices() if self.name == "auto" else [self.name]
 

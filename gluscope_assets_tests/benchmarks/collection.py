@@ -39,8 +39,9 @@ from gluscope_assets.core.corpus.sample import choose_sample
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import cut_into_packs, tokenize_corpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
-from gluscope_assets.core.model.checkpoint import load_model, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations
+from gluscope_assets.core.model.loading import load_model
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.paths import AGGREGATE_FILES
 from gluscope_assets_tests.support.reference import mlp_of

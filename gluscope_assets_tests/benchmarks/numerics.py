@@ -18,8 +18,9 @@ from gluscope_assets.core.collect.job import Collection, collect
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import tokenize_corpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
-from gluscope_assets.core.model.checkpoint import Checkpoint, load_model, read_shape, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
+from gluscope_assets.core.model.loading import load_model, read_shape
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, CorpusOptions
 from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.tables.aggregate import Aggregate, read_aggregate

@@ -63,3 +63,9 @@ def test_a_copy_of_the_package_has_the_same_closure(tmp_path: Path) -> None:
     shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__", "checkpoints"))
     module = f"{PACKAGE}.study.stages.neuron_pages"
     assert names(import_closure(module, tmp_path / "copy"), tmp_path / "copy") == names(import_closure(module), ROOT)
+
+
+def test_pages_are_made_without_opening_a_model() -> None:
+    closure = {path.relative_to(ROOT).as_posix() for path in import_closure(f"{PACKAGE}.study.stages.neuron_pages")}
+    assert "core/model/checkpoint.py" in closure
+    assert not closure & {f"core/model/{name}.py" for name in ("loading", "anatomy", "taps", "tracing", "weights")}

@@ -26,8 +26,9 @@ from gluscope_assets.core.collect.reduction import LayerState
 from gluscope_assets.core.collect.shard_state import ShardState
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
-from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape
+from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Projection, Stack
+from gluscope_assets.core.model.loading import ModelShape
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS

@@ -37,8 +37,9 @@ from gluscope_assets.core.corpus.sample import Sample, choose_sample
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_of
-from gluscope_assets.core.model.checkpoint import Checkpoint, ModelShape, check_checkpoint, load_model
+from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.gated_mlp import GatedMLP, Stack
+from gluscope_assets.core.model.loading import ModelShape, check_checkpoint, load_model
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import LayerShards
 from gluscope_assets.core.processes import available_cores

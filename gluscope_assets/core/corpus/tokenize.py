@@ -23,7 +23,8 @@ from gluscope_assets.core.corpus.documents import Document
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import hash_files, hash_of, write_parquet
-from gluscope_assets.core.model.checkpoint import Checkpoint, load_tokenizer
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.model.loading import load_tokenizer
 from gluscope_assets.core.options import CorpusOptions
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.tables import schema

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.errors import InputError, first_line
 from gluscope_assets.core.model.activation import name_of_activation
 from gluscope_assets.core.model.gated_mlp import EXPERTS_AXES, GatedMLP, Projection, Stack
 from gluscope_assets.core.model.tracing import Normed, Produced, Projected, Watch
@@ -163,18 +163,16 @@ def _try(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Trial:
     except Exception as error:  # whatever a model of any architecture may raise without values
         device = next(model.parameters()).device
         if device.type == "meta":
-            first = next(iter(str(error).splitlines()), "no message")
             raise NeedsWeights(
-                f"{type(model).__name__} cannot be looked through without its weights ({type(error).__name__}: {first}); "
-                f"load them."
+                f"{type(model).__name__} cannot be looked through without its weights "
+                f"({type(error).__name__}: {first_line(error)}); load them."
             ) from error
         try:
             return _run_trial(model, Watch, parameters, device, None)
         except Exception as with_weights:  # whatever a model of any architecture may raise
-            first = next(iter(str(with_weights).splitlines()), "no message")
             raise InputError(
-                f"{type(model).__name__} does not run on text alone ({type(with_weights).__name__}: {first}); choose a model "
-                f"that needs nothing but token ids."
+                f"{type(model).__name__} does not run on text alone "
+                f"({type(with_weights).__name__}: {first_line(with_weights)}); choose a model that needs nothing but token ids."
             ) from with_weights
 
 

@@ -15,7 +15,8 @@ import yaml
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import replacing
-from gluscope_assets.core.model.checkpoint import Checkpoint, base_model, layers_option, read_anatomy, read_config
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.model.loading import base_model, layers_option, read_anatomy, read_config
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions
 from gluscope_assets.core.quadrants import LISTS
 

@@ -2,7 +2,7 @@
 
 What belongs here: which stored tensors a parameter is made of, and reading those and no others. The names and the
 conversions are transformers' own, so that a tensor is what `from_pretrained` would load. What is computed from tensors
-belongs to `weights`, whole models to `checkpoint`.
+belongs to `weights`, whole models to `loading`.
 """
 
 import json

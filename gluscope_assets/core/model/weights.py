@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor, nn
 
 from gluscope_assets.core.files import write_parquet
-from gluscope_assets.core.model.checkpoint import Checkpoint, base_model, read_anatomy
+from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.gated_mlp import GatedMLP, Projection, Stack
+from gluscope_assets.core.model.loading import base_model, read_anatomy
 from gluscope_assets.core.model.stored_tensors import StoredTensors
 from gluscope_assets.core.progress import Progress, no_progress
 from gluscope_assets.core.tables import schema

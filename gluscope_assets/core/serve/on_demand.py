@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
-from gluscope_assets.core.model.checkpoint import Checkpoint, load_model
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.model.loading import load_model
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.pages.explorer_columns import groups, write_columns, write_vocabulary
 from gluscope_assets.core.pages.formats import MlpIndex

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gluscope_assets.core.collect.job import Collection, collect
 from gluscope_assets.core.collect.shards import adopt
-from gluscope_assets.core.model.checkpoint import forward_dtype
+from gluscope_assets.core.model.loading import forward_dtype
 from gluscope_assets.core.progress import Progress
 from gluscope_assets.core.reports import StageReport
 from gluscope_assets.study.batch import LayerBatch

@@ -13,7 +13,8 @@ import pytest
 from gluscope_assets.core.collect.verify import verify_aggregate
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
-from gluscope_assets.core.model.checkpoint import base_model, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import resolve_checkpoint
+from gluscope_assets.core.model.loading import base_model
 from gluscope_assets.core.model.weights import Reader, neuron_vectors, orientation
 from gluscope_assets.core.options import CheckpointOptions
 from gluscope_assets.core.quadrants import LISTS, QUADRANTS, oriented_quadrant

@@ -21,7 +21,8 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import export_paper, import_paper
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.anatomy import find_gated_mlps
-from gluscope_assets.core.model.checkpoint import Checkpoint, load_model, resolve_checkpoint
+from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
+from gluscope_assets.core.model.loading import load_model
 from gluscope_assets.core.model.weights import write_neuron_weights
 from gluscope_assets.core.options import CheckpointOptions, CollectionOptions, PageSelection
 from gluscope_assets.core.pages.explorer_columns import write_columns

@@ -24,7 +24,8 @@ from transformers.core_model_loading import ConversionOps, Interleave, WeightCon
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model import stored_tensors as tensors
-from gluscope_assets.core.model.checkpoint import Checkpoint, base_model
+from gluscope_assets.core.model.checkpoint import Checkpoint
+from gluscope_assets.core.model.loading import base_model
 from gluscope_assets.core.model.stored_tensors import StoredTensors
 from gluscope_assets_tests.support.zoo import tiny_config
 
