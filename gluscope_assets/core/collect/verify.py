@@ -5,7 +5,7 @@ the files as a reader would; they do not repeat the collection, which tests comp
 functions, because asset definitions name the checks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,10 @@ SUM_ROUNDING = 1e-9
 """Relative slack of a sum against count times the largest value."""
 
 
+Misfit = tuple[npt.NDArray[np.bool_], str, str]
+"""Which neurons (axis 0) are wrong, perhaps none of them, the column where, and what is wrong with it."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """An aggregate with what it is verified against."""
@@ -43,17 +47,15 @@ class Subject:
     dtype: str
     act: "Callable[[Tensor], Tensor]"
 
-    def problems(self, wrong: npt.NDArray[np.bool_], where: str, what: str) -> Iterator[str]:
-        """One sentence if any neuron (axis 0 of `wrong`) is wrong."""
-        neurons = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
-        if len(neurons):
-            shown = ", ".join(map(str, neurons[:5])) + (", …" if len(neurons) > 5 else "")
-            yield f"Layer {self.aggregate.layer}, {where}: {what} (neurons {shown})."
-
     def lists(self) -> Iterator[tuple[int, str, str, npt.NDArray[np.bool_]]]:
         """Each list's number, quadrant, activation, and which of its entries [neurons, K] hold an example."""
         for number, (quadrant, activation) in enumerate(LISTS):
             yield number, quadrant, activation, self.aggregate.text[number] >= 0
+
+    def peaks(self, number: int) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+        """Gate and in at the peaks of a list, [neurons, K] each, as its windows hold them."""
+        peak = self.aggregate.window_before
+        return self.aggregate.window_gate[number][..., peak], self.aggregate.window_in[number][..., peak]
 
 
 def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionOptions) -> dict[str, list[str]]:
@@ -64,21 +66,30 @@ def verify_aggregate(folder: Path, corpus: TokenizedCorpus, options: CollectionO
     footer = read_provenance(folder / STATISTICS_FILE)
     act = activation_function(str(footer["activation"])).compute
     subject = Subject(read_aggregate(folder), corpus, options, str(footer["dtype"]), act)
-    return {check.__name__: list(check(subject)) for check in CHECKS}
+    return {check.__name__: list(_sentences(subject.aggregate.layer, check(subject))) for check in CHECKS}
 
 
-def counts_add_up(subject: Subject) -> Iterator[str]:
+def _sentences(layer: int, misfits: Iterable[Misfit]) -> Iterator[str]:
+    """One for each misfit of any neuron."""
+    for wrong, where, what in misfits:
+        neurons = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+        if len(neurons):
+            shown = ", ".join(map(str, neurons[:5])) + (", …" if len(neurons) > 5 else "")
+            yield f"Layer {layer}, {where}: {what} (neurons {shown})."
+
+
+def counts_add_up(subject: Subject) -> Iterator[Misfit]:
     """In every neuron the four counts and the zeros equal the counted tokens."""
     aggregate, corpus = subject.aggregate, subject.corpus
     counted = corpus.n_tokens if subject.options.count_special_tokens else corpus.n_counted
     wrong = aggregate.count.sum(axis=0) + aggregate.zero != aggregate.routed
-    yield from subject.problems(wrong, "counts", "the four counts and the zeros do not add up to the routed positions")
+    yield wrong, "counts", "the four counts and the zeros do not add up to the routed positions"
     sees_all = aggregate.expert == NO_EXPERT
     wrong = (aggregate.routed > counted) | (sees_all & (aggregate.routed != counted))
-    yield from subject.problems(wrong, "routed", f"the routed positions do not fit {counted} counted tokens")
+    yield wrong, "routed", f"the routed positions do not fit {counted} counted tokens"
 
 
-def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
+def signs_fit_quadrants(subject: Subject) -> Iterator[Misfit]:
     """Every statistic and every example has the signs of its quadrant."""
     aggregate = subject.aggregate
     for q, quadrant in enumerate(QUADRANTS):
@@ -86,22 +97,19 @@ def signs_fit_quadrants(subject: Subject) -> Iterator[str]:
         for a, sign in enumerate(signs_of(quadrant)):
             total = aggregate.sum[q, a]
             wrong = held & (total <= 0 if sign == "+" else total >= 0)
-            yield from subject.problems(wrong, column(quadrant, ACTIVATIONS[a]), "the sum has the wrong sign")
+            yield wrong, column(quadrant, ACTIVATIONS[a]), "the sum has the wrong sign"
     for number, quadrant, activation, held in subject.lists():
-        peak = subject.aggregate.window_before
-        gate, in_ = aggregate.window_gate[number][..., peak], aggregate.window_in[number][..., peak]
-        for values, sign in zip((gate, in_), signs_of(quadrant), strict=True):
+        for values, sign in zip(subject.peaks(number), signs_of(quadrant), strict=True):
             wrong = held & (values <= 0 if sign == "+" else values >= 0)
-            yield from subject.problems(wrong, column(quadrant, activation), "an example's peak lies in another quadrant")
+            yield wrong, column(quadrant, activation), "an example's peak lies in another quadrant"
 
 
-def lists_are_ordered(subject: Subject) -> Iterator[str]:
+def lists_are_ordered(subject: Subject) -> Iterator[Misfit]:
     """Example lists are ordered and hold a text at most once."""
     aggregate = subject.aggregate
     for number, quadrant, activation, held in subject.lists():
         where = column(quadrant, activation)
-        wrong = held[:, 1:] & ~held[:, :-1]
-        yield from subject.problems(wrong, where, "an empty entry stands before an example")
+        yield held[:, 1:] & ~held[:, :-1], where, "an empty entry stands before an example"
         size = np.abs(aggregate.value[number])
         tie = np.abs(aggregate.post[number]) if activation == "act" else np.zeros_like(size)
         text = aggregate.text[number]
@@ -109,15 +117,15 @@ def lists_are_ordered(subject: Subject) -> Iterator[str]:
             (size[:, :-1] == size[:, 1:])
             & ((tie[:, :-1] > tie[:, 1:]) | ((tie[:, :-1] == tie[:, 1:]) & (text[:, :-1] < text[:, 1:])))
         )
-        yield from subject.problems(held[:, 1:] & ~larger, where, "examples are out of order")
+        yield held[:, 1:] & ~larger, where, "examples are out of order"
         ordered = np.sort(text, axis=1)
         wrong = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        yield from subject.problems(wrong, where, "a text stands in the list twice")
+        yield wrong, where, "a text stands in the list twice"
         wrong = held.any(axis=1) != (aggregate.count[QUADRANTS.index(quadrant)] > 0)
-        yield from subject.problems(wrong, where, "the list is empty and the quadrant is not, or the other way round")
+        yield wrong, where, "the list is empty and the quadrant is not, or the other way round"
 
 
-def sums_fit_largest(subject: Subject) -> Iterator[str]:
+def sums_fit_largest(subject: Subject) -> Iterator[Misfit]:
     """No |sum| exceeds count × largest |value|, and sums of squares fit sums."""
     aggregate = subject.aggregate
     for q, quadrant in enumerate(QUADRANTS):
@@ -128,26 +136,26 @@ def sums_fit_largest(subject: Subject) -> Iterator[str]:
             slack = SUM_ROUNDING * count * largest
             total, squares = aggregate.sum[q, a], aggregate.sum_of_squares[q, a]
             wrong = np.abs(total) > count * largest + slack
-            yield from subject.problems(wrong, column(quadrant, activation), "the sum does not fit count and largest value")
+            yield wrong, column(quadrant, activation), "the sum does not fit count and largest value"
             slack *= largest
             wrong = (squares > count * largest**2 + slack) | (squares * count < total**2 - slack * count)
-            yield from subject.problems(wrong, column(quadrant, activation), "the sum of squares does not fit sum and extremes")
+            yield wrong, column(quadrant, activation), "the sum of squares does not fit sum and extremes"
             if (quadrant, activation) in LISTS:
                 first = np.abs(aggregate.value[LISTS.index((quadrant, activation)), :, 0])
                 wrong = first != largest.astype(np.float32)
-                yield from subject.problems(wrong, column(quadrant, activation), "the first example is not the largest value")
+                yield wrong, column(quadrant, activation), "the first example is not the largest value"
 
 
-def nothing_is_nan(subject: Subject) -> Iterator[str]:
+def nothing_is_nan(subject: Subject) -> Iterator[Misfit]:
     """No number is NaN or infinite, and only empty quadrants have no statistics."""
     aggregate = subject.aggregate
     held = aggregate.count > 0
     for name in dict.fromkeys(stored.statistic for stored in schema.STATISTICS.stored if stored.activation):
         finite = np.isfinite(getattr(aggregate, name)).all(axis=1)
-        yield from subject.problems((held & ~finite).T, name, "a statistic is NaN, infinite or missing")
+        yield (held & ~finite).T, name, "a statistic is NaN, infinite or missing"
     for name in ("value", "post"):
         finite = np.isfinite(getattr(aggregate, name))
-        yield from subject.problems(~finite.swapaxes(0, 1), name, "an example is NaN or infinite")
+        yield ~finite.swapaxes(0, 1), name, "an example is NaN or infinite"
     # What an expert did not see is NaN, but never at a peak.
     routed_elsewhere = (aggregate.expert != NO_EXPERT)[:, None]
     peak = aggregate.window_before
@@ -155,34 +163,33 @@ def nothing_is_nan(subject: Subject) -> Iterator[str]:
         cells = getattr(aggregate, name).swapaxes(0, 1)
         finite = np.isfinite(cells) | (np.isnan(cells) & routed_elsewhere[..., None, None])
         finite[..., peak] &= np.isfinite(cells[..., peak])
-        yield from subject.problems(~finite, name, "an example is NaN or infinite")
+        yield ~finite, name, "an example is NaN or infinite"
     for name in ("sample_gate", "sample_in"):
         cells = getattr(aggregate, name).T
         finite = np.isfinite(cells) | (np.isnan(cells) & routed_elsewhere)
-        yield from subject.problems(~finite, name, "a sampled value is NaN or infinite")
+        yield ~finite, name, "a sampled value is NaN or infinite"
 
 
-def post_is_act_times_in(subject: Subject) -> Iterator[str]:
+def post_is_act_times_in(subject: Subject) -> Iterator[Misfit]:
     """post = act(gate) · in at every peak."""
     import torch
 
-    aggregate, peak = subject.aggregate, subject.aggregate.window_before
     for number, quadrant, activation, held in subject.lists():
-        gate = torch.from_numpy(aggregate.window_gate[number][..., peak].astype(np.float64))
-        in_ = np.abs(aggregate.window_in[number][..., peak].astype(np.float64))
+        gate_at_peak, in_at_peak = (values.astype(np.float64) for values in subject.peaks(number))
+        gate, size_of_in = torch.from_numpy(gate_at_peak), np.abs(in_at_peak)
         # The window's gate and in are rounded: post may differ by as much as act does over the rounding of gate.
         spacing = max(ROUNDING["float16"], ROUNDING[subject.dtype])
         step = gate.abs() * spacing + 2.0**-24
         act = subject.act(gate).numpy()
         swing = np.maximum(np.abs(subject.act(gate + step).numpy() - act), np.abs(subject.act(gate - step).numpy() - act))
-        expected = act * aggregate.window_in[number][..., peak].astype(np.float64)
+        expected = act * in_at_peak
         # Activations of float32 models are computed in float32, whose tails end near 1e-7.
-        slack = swing * in_ + 4 * spacing * np.abs(expected) + (np.abs(act) + 1e-6) * 2.0**-23 + 1e-6 * in_
-        wrong = held & (np.abs(aggregate.post[number] - expected) > slack)
-        yield from subject.problems(wrong, column(quadrant, activation), "post is not act(gate) · in at a peak")
+        slack = swing * size_of_in + 4 * spacing * np.abs(expected) + (np.abs(act) + 1e-6) * 2.0**-23 + 1e-6 * size_of_in
+        wrong = held & (np.abs(subject.aggregate.post[number] - expected) > slack)
+        yield wrong, column(quadrant, activation), "post is not act(gate) · in at a peak"
 
 
-def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
+def windows_hold_their_peak(subject: Subject) -> Iterator[Misfit]:
     """Each window's value at the peak equals the list's, to within the rounding of fp16."""
     import torch
 
@@ -190,12 +197,12 @@ def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
     for number, quadrant, activation, held in subject.lists():
         where = column(quadrant, activation)
         if activation in ("gate", "in"):
-            stored = getattr(aggregate, f"window_{activation}")[number][..., peak]
+            stored = subject.peaks(number)[ACTIVATIONS.index(activation)]
             rounded = narrow(torch.from_numpy(aggregate.value[number]))[0].numpy()
-            yield from subject.problems(held & (stored != rounded), where, "the window's peak is not the list's value")
+            yield held & (stored != rounded), where, "the window's peak is not the list's value"
         if activation == "post":
             wrong = held & (aggregate.value[number] != aggregate.post[number])
-            yield from subject.problems(wrong, where, "the list's value is not its post")
+            yield wrong, where, "the list's value is not its post"
         text = aggregate.text[number].clip(0)
         length = np.diff(corpus.offsets)[text.clip(0, corpus.n_texts - 1)]
         cell = aggregate.position[number][..., None] + np.arange(aggregate.window_token.shape[-1]) - peak
@@ -203,7 +210,7 @@ def windows_hold_their_peak(subject: Subject) -> Iterator[str]:
         token = np.where(within, corpus.offsets[text.clip(0, corpus.n_texts - 1)][..., None] + cell, 0)
         expected = np.where(within, corpus.token[token], NO_TOKEN)
         wrong = (text >= corpus.n_texts)[..., None] | (aggregate.window_token[number] != expected)
-        yield from subject.problems(wrong, where, "a window's tokens are not its text's")
+        yield wrong, where, "a window's tokens are not its text's"
 
 
 CHECKS = (
