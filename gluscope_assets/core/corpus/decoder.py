@@ -5,6 +5,7 @@ belongs to the corpus.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ CONTINUATION = ""
 
 _NAMED_CONTROLS = {
     "\n": "↵\n",
-    "\r": "␍",
     "\t": "⇥\t",
     "\x7f": "␡",
     "\u00ad": "⟨SHY⟩",
@@ -85,7 +85,8 @@ class TokenDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         settings = json.loads(tokenizer.to_str())
-        byte_level = any(_has_component(settings.get(name), "ByteLevel") for name in ("decoder", "pre_tokenizer"))
+        components = _components([settings.get("decoder"), settings.get("pre_tokenizer")])
+        byte_level = any(component.get("type") == "ByteLevel" for component in components)
         space = None if byte_level else _space_sign(settings)
         literal = {added["id"]: added["content"] for added in settings.get("added_tokens") or ()}
         vocabulary = {identity: token for token, identity in tokenizer.get_vocab(with_added_tokens=True).items()}
@@ -183,10 +184,6 @@ def _components(settings: object) -> Iterator[dict[str, object]]:
             yield from _components(value)
 
 
-def _has_component(settings: object, kind: str) -> bool:
-    return any(component.get("type") == kind for component in _components(settings))
-
-
 def _space_sign(settings: dict[str, object]) -> str | None:
     """The sign that stands for a space in the vocabulary (`▁`), or None."""
     for component in _components(settings.get("decoder")):
@@ -199,11 +196,8 @@ def _space_sign(settings: dict[str, object]) -> str | None:
 
 
 def _bytes_of_fallback(token: str, space: str | None) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        try:
-            return bytes([int(token[3:5], 16)])
-        except ValueError:
-            pass
+    if re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
+        return bytes.fromhex(token[3:5])
     return (token.replace(space, " ") if space else token).encode("utf-8", "replace")
 
 

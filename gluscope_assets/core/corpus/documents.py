@@ -91,14 +91,11 @@ def standard_library() -> Iterator[Document]:
 def standard_library_files() -> Iterator[tuple[str, Path]]:
     """Yield (path relative to the standard library, file) of its Python files, tests included, sorted by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    path_of: dict[str, Path] = {}
+    paths: list[Path] = []
     for parent, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in _INSTALLED_FOLDERS]
-        for file in files:
-            if file.endswith(".py"):
-                path = Path(parent, file)
-                path_of[path.relative_to(root).as_posix()] = path
-    yield from sorted(path_of.items())
+        paths += [Path(parent, file) for file in files if file.endswith(".py")]
+    yield from sorted((path.relative_to(root).as_posix(), path) for path in paths)
 
 
 def folder(path: Path) -> Iterator[Document]:
@@ -106,22 +103,16 @@ def folder(path: Path) -> Iterator[Document]:
 
     Text files are those with one of :data:`TEXT_SUFFIXES`. Hidden files and what lies in hidden folders are left out.
     """
-    path = Path(path)
     if not path.exists():
         raise InputError(f"The folder {path} does not exist; give the path of a folder that holds text files.")
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give the path of a folder that holds text files.")
-    files: dict[str, Path] = {}
-    for file in path.rglob("*"):
-        relative = file.relative_to(path)
-        is_hidden = any(name.startswith(".") for name in relative.parts)
-        if file.suffix.lower() in TEXT_SUFFIXES and not is_hidden and file.is_file():
-            files[relative.as_posix()] = file
+    files = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file()]
     is_empty = True
-    for name in sorted(files):
+    for name in sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)):
         if not _is_encodable(name):
             raise InputError(f"The name of the file {name!a} in {path} is not valid UTF-8; rename the file.")
-        text = _decode(_read(files[name]), files[name])
+        text = _decode(b"".join(_lines(path / name)), path / name)
         if text.strip():
             is_empty = False
             yield Document(name, text)
@@ -135,7 +126,6 @@ def jsonl(path: Path, text_field: str) -> Iterator[Document]:
 
     Lines count from 1; blank ones are counted and skipped.
     """
-    path = Path(path)
     if not path.exists():
         raise InputError(f"The file {path} does not exist; give the path of a JSONL file.")
     if not path.is_file():
@@ -182,10 +172,6 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from file
     except OSError as error:
         raise InputError(f"The file {path} cannot be read ({error.strerror}); check its permissions.") from error
-
-
-def _read(path: Path) -> bytes:
-    return b"".join(_lines(path))
 
 
 def _decode(content: bytes, path: Path, offset: int = 0) -> str:

@@ -8,7 +8,6 @@ run here.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ def tokenize_corpus(
         smallest = sorted(range(len(texts)), key=lambda index: _selection_hash(texts[index]))[: options.max_texts]
         texts = [texts[index] for index in sorted(smallest)]
     if not texts:
-        raise InputError(f"The corpus {_source_name(options)} is empty; it needs at least one document with text.")
+        raise InputError(f"The corpus {options.path or options.source} is empty; it needs at least one document with text.")
     lengths = np.array([len(text.token) for text in texts])
     token = np.concatenate([text.token for text in texts])
     packs = cut_into_packs(lengths, options.pack_tokens)
@@ -142,16 +141,14 @@ def _tokenize(options: CorpusOptions, tokenizer: "PreTrainedTokenizerBase", prog
         )
     texts: list[Text] = []
     source = list(read_documents(options))
-    stream = iter(source)
-    done = 0
-    while batch := list(islice(stream, DOCUMENTS_AT_ONCE)):
+    for first in range(0, len(source), DOCUMENTS_AT_ONCE):
+        batch = source[first : first + DOCUMENTS_AT_ONCE]
         encoded = tokenizer([document.text for document in batch], add_special_tokens=False, verbose=False)["input_ids"]
         for document, ids in zip(batch, encoded, strict=True):
             for start in range(0, len(ids), room):
                 token = np.array([*prefix, *ids[start : start + room], *suffix], dtype=np.int32)
                 texts.append(Text(document.name, start, token))
-        done += len(batch)
-        progress(done, len(source))
+        progress(first + len(batch), len(source))
     return texts
 
 
@@ -176,10 +173,6 @@ def _token_file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"The corpus file {path} does not exist; set corpus.path to a Parquet file with input_ids.")
     return path
-
-
-def _source_name(options: CorpusOptions) -> str:
-    return str(options.path) if options.path is not None else options.source
 
 
 def _selection_hash(text: Text) -> bytes:
