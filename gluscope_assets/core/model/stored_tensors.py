@@ -73,12 +73,13 @@ class StoredTensors:
         self._opened: dict[Path, Any] = {}
         self._files = self._locate()
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self._embedding = _embedding(model)
+        self.embedding = _embedding(model)
+        """The name of the input embedding's weight."""
         self._recipes, self._others = _match(model, self._files)
-        if self._embedding not in self._recipes:
+        if self.embedding not in self._recipes:
             # Of a head and an embedding that are tied either may be stored, and a base model has no head.
-            for key in (self._others[head] for head in _tied_heads(model, self._embedding) if head in self._others):
-                self._recipes[self._embedding] = _Recipe(self._embedding, None, {key: [key]})
+            for key in (self._others[head] for head in _tied_heads(model, self.embedding) if head in self._others):
+                self._recipes[self.embedding] = _Recipe(self.embedding, None, {key: [key]})
 
     def read(self, name: str) -> "Tensor":
         """The model's parameter or buffer `name`. InputError if it is not stored or has another shape."""
@@ -102,23 +103,19 @@ class StoredTensors:
             return self.read(name)[expert]
         return self._make(name, stored, _OneExpert(self._model), (1, *shape))[0]
 
-    def find(self, *names: str) -> "Tensor | None":
-        """The first of the tensors `names` that is stored, None if none is.
+    def find(self, name: str) -> "Tensor | None":
+        """The tensor `name` if it is stored, else None.
 
-        A name is one in the model, or that of a tensor which the model lacks, such as `lm_head.weight`. What comes before
+        The name is one in the model, or that of a tensor which the model lacks, such as `lm_head.weight`. What comes before
         it may be left out where the embedding is stored under it too: `lm_head.weight` finds `language_model.lm_head.weight`.
         """
-        for name in (name for given in names for name in self._full_names(given)):
-            if name in self._recipes:
-                return self.read(name)
-            if name in self._others:
-                tensor: Tensor = self._slice(self._others[name])[...]
+        for full in self._full_names(name):
+            if full in self._recipes:
+                return self.read(full)
+            if full in self._others:
+                tensor: Tensor = self._slice(self._others[full])[...]
                 return tensor
         return None
-
-    def has(self, name: str) -> bool:
-        """Whether `find` finds a tensor."""
-        return any(full in self._recipes or full in self._others for full in self._full_names(name))
 
     # Names
 
@@ -167,7 +164,7 @@ class StoredTensors:
 
     def _full_names(self, name: str) -> list[str]:
         """`name` after each start of the embedding's stored name, the shortest first."""
-        embedding = self._recipes.get(self._embedding)
+        embedding = self._recipes.get(self.embedding)
         path = next(iter(embedding.sources.values()))[0].split(".") if embedding else []
         return [".".join((*path[:depth], name)) for depth in range(len(path) or 1)]
 

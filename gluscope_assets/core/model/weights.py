@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from gluscope_assets.core.files import write_parquet
 from gluscope_assets.core.model.checkpoint import Checkpoint
-from gluscope_assets.core.model.gated_mlp import GatedMLP, Projection, Stack
+from gluscope_assets.core.model.gated_mlp import EXPERTS_AXES, GatedMLP, Projection, Stack
 from gluscope_assets.core.model.loading import base_model, read_anatomy
 from gluscope_assets.core.model.stored_tensors import StoredTensors
 from gluscope_assets.core.progress import Progress, no_progress
@@ -40,7 +40,8 @@ QUANTILES = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 MISMATCHES = 8
 """How many other neurons each is paired with for the random baseline."""
 
-COSINES = ("cos_gate_in", "cos_gate_out", "cos_in_out")
+COSINES = {"cos_gate_in": ("gate", "in_"), "cos_gate_out": ("gate", "out"), "cos_in_out": ("in_", "out")}
+"""The two of `NeuronVectors` that each cosine is of."""
 
 
 # Norms
@@ -61,7 +62,7 @@ class Fold:
         return scaled - scaled.mean(dim=1, keepdim=True) if self.centres else scaled
 
 
-def fold_of(norm: nn.Module, hidden: int) -> Fold:
+def fold_of(norm: Callable[[Tensor], Tensor], hidden: int) -> Fold:
     """What a norm of `hidden` elements does, measured by running it, whatever its formula (w, 1 + w, LayerNorm)."""
     with torch.inference_mode():
         ones = torch.ones(hidden)
@@ -87,30 +88,26 @@ class Reader:
 
     def vectors(self, projection: Projection, neuron_axis: Any) -> Tensor:
         """[neurons, hidden] in float32."""
-        if projection.expert is not None and len(projection.shape) == 3 and self._is_split(projection):
+        # Stored flat, the parameter itself has no axis of experts.
+        has_axis = self.model.get_parameter(projection.parameter).dim() == len(EXPERTS_AXES)
+        if projection.expert is not None and has_axis:
             stored = self.stored.read_expert(projection.parameter, projection.expert)
         else:
             stored = self.stored.read(projection.parameter)
         return projection.vectors(stored, neuron_axis).to(self.device).float()
-
-    def _is_split(self, projection: Projection) -> bool:
-        """Whether the parameter itself has an axis of experts."""
-        return bool(self.model.get_parameter(projection.parameter).dim() == len(projection.shape))
 
     def fold(self, norm: str | None, hidden: int) -> Fold:
         """The norm at a path; that of no norm at all changes nothing."""
         if norm is None:
             return Fold(torch.ones(hidden, device=self.device), False)
         module = self.model.get_submodule(norm)
-        loaded = _with_values(module, {name: self.stored.read(f"{norm}.{name}") for name, _ in module.named_parameters()})
-        fold = fold_of(loaded, hidden)
+        values = {name: self.stored.read(f"{norm}.{name}").float() for name, _ in module.named_parameters()}
+        fold = fold_of(lambda x: torch.func.functional_call(module, values, (x,)), hidden)
         return Fold(fold.scale.to(self.device), fold.centres)
 
     def embedding(self) -> Tensor:
         """[vocabulary, hidden], as stored."""
-        embedding = self.model.get_input_embeddings()
-        name = next(name for name, parameter in self.model.named_parameters() if parameter is embedding.weight)
-        return self.stored.read(name)
+        return self.stored.read(self.stored.embedding)
 
     def head(self) -> Tensor | None:
         """[vocabulary, hidden] as stored, of a head of its own; None if it is tied to the embedding."""
@@ -135,12 +132,6 @@ def head_name(config: Any) -> str | None:
         if names:
             return str(names[0])
     return None
-
-
-def _with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Any:
-    """A module on the meta device as a function with values in float32."""
-    wide = {name: value.float() for name, value in values.items()}
-    return lambda x: torch.func.functional_call(module, wide, (x,))
 
 
 # Vectors
@@ -191,11 +182,10 @@ def random_baseline(vectors: NeuronVectors) -> dict[str, dict[str, float]]:
     directions in d dimensions (1 + cos) / 2 has the distribution Beta((d - 1) / 2, (d - 1) / 2), whose standard deviation
     as a cosine is 1 / √d.
     """
-    pairs = {"cos_gate_in": ("gate", "in_"), "cos_gate_out": ("gate", "out"), "cos_in_out": ("in_", "out")}
     neurons, hidden = vectors.gate.shape
     baseline: dict[str, dict[str, float]] = {}
     shifts = range(1, min(MISMATCHES, neurons - 1) + 1)
-    for name, (first, second) in pairs.items():
+    for name, (first, second) in COSINES.items():
         others = [cosine(getattr(vectors, first), getattr(vectors, second).roll(shift, dims=0)) for shift in shifts]
         if others:
             quantiles = np.quantile(torch.cat(others).cpu().numpy(), QUANTILES)
@@ -285,9 +275,8 @@ def ranked_tokens(rows: Tensor, tokens: Tensor, scale: float = 1.0) -> tuple[pa.
 def weights_table(mlp: GatedMLP, first: int, vectors: NeuronVectors, embedding: Tensor, head: Unembedding) -> pa.Table:
     """One row a neuron of an MLP, whose neurons are `first` and following of their layer."""
     cosines = {
-        "cos_gate_in": cosine(vectors.gate, vectors.in_).cpu().numpy(),
-        "cos_gate_out": cosine(vectors.gate, vectors.out).cpu().numpy(),
-        "cos_in_out": cosine(vectors.in_, vectors.out).cpu().numpy(),
+        name: cosine(getattr(vectors, first_of), getattr(vectors, second_of)).cpu().numpy()
+        for name, (first_of, second_of) in COSINES.items()
     }
     classes = [classify(*map(float, row)) for row in zip(*cosines.values(), strict=True)]
     neurons = len(vectors.out)
