@@ -100,10 +100,10 @@ def look_for_checkpoints(study: Study, folder: StudyFolder) -> str:
     names = by_name.keys() | {one.name for one in study.model.checkpoints}
     new = [candidate for candidate in candidates if candidate.name not in names]
     for candidate in new[: discover.at_once]:
-        digest = weights_hash(candidate.options)
+        digest = weights_hash(candidate)
         first = hashes.setdefault(digest, candidate.name)
         by_name[candidate.name] = AppearedCheckpoint(
-            options=candidate.options, weights_hash=digest, same_as=first if first != candidate.name else None
+            options=candidate, weights_hash=digest, same_as=first if first != candidate.name else None
         )
     order = {candidate.name: number for number, candidate in enumerate(candidates)}
     # One whose folder is gone stays before all that are there.

@@ -5,7 +5,6 @@ Nothing is remembered here (that belongs to `registry`) and no weights are loade
 
 import json
 import re
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,27 +17,14 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint that is there and complete."""
-
-    options: CheckpointOptions
-    order: tuple[object, ...]
-    """Sorts as training goes: by the numbers in the name."""
-
-    @property
-    def name(self) -> str:
-        return self.options.name
-
-
-def find_candidates(options: DiscoveryOptions) -> tuple[list[Candidate], list[str]]:
+def find_candidates(options: DiscoveryOptions) -> tuple[list[CheckpointOptions], list[str]]:
     """The complete checkpoints that `options` describe, in the order of training, and the names of those not complete yet.
 
     InputError if the folder does not exist or the Hub cannot be asked.
     """
     complete, waiting = _in_folder(options) if options.folder is not None else (_on_hub(options), [])
-    chosen = [candidate for candidate in complete if (_number(candidate.name) or 0) % options.every == 0]
-    return sorted(chosen, key=lambda candidate: candidate.order), sorted(waiting)
+    chosen = [complete[name] for name in sorted(complete, key=_order)]
+    return [candidate for candidate in chosen if _number(candidate.name) % options.every == 0], sorted(waiting)
 
 
 def weights_hash(options: CheckpointOptions) -> str:
@@ -72,33 +58,30 @@ def _is_whole(weights: Path) -> bool:
         return False
 
 
-def _in_folder(options: DiscoveryOptions) -> tuple[list[Candidate], list[str]]:
+def _in_folder(options: DiscoveryOptions) -> tuple[dict[str, CheckpointOptions], list[str]]:
+    """The complete checkpoints by the names of their folders, and the names of the others."""
     folder = options.folder
     assert folder is not None
     if not folder.is_dir():
         raise InputError(f"model.discover.folder: {folder} does not exist; create it or name the one that training writes to.")
-    complete, waiting = [], []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and fnmatchcase(path.name, options.pattern):
-            if is_complete(path):
-                complete.append(Candidate(CheckpointOptions(name=slug(path.name), path=path), _order(path.name)))
-            else:
-                waiting.append(path.name)
-    return complete, waiting
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and fnmatchcase(path.name, options.pattern)]
+    complete = {path.name: CheckpointOptions(name=slug(path.name), path=path) for path in folders if is_complete(path)}
+    return complete, [path.name for path in folders if path.name not in complete]
 
 
-def _on_hub(options: DiscoveryOptions) -> list[Candidate]:
+def _on_hub(options: DiscoveryOptions) -> dict[str, CheckpointOptions]:
+    """The checkpoints by their branches and tags."""
     from huggingface_hub import HfApi
 
     repository = options.repository or ""
     with hub_errors("model.discover", repository, None):
         refs = HfApi().list_repo_refs(repository)
-    matching = {ref.name: ref for ref in (*refs.branches, *refs.tags) if fnmatchcase(ref.name, options.pattern)}
-    return [
+    return {
         # By commit: a branch moves, and the weights of a partition never change.
-        Candidate(CheckpointOptions(name=slug(name), repository=repository, revision=ref.target_commit), _order(name))
-        for name, ref in matching.items()
-    ]
+        ref.name: CheckpointOptions(name=slug(ref.name), repository=repository, revision=ref.target_commit)
+        for ref in (*refs.branches, *refs.tags)
+        if fnmatchcase(ref.name, options.pattern)
+    }
 
 
 def _hash_on_hub(options: CheckpointOptions) -> str:
@@ -121,9 +104,10 @@ def slug(name: str) -> str:
 
 
 def _order(name: str) -> tuple[object, ...]:
+    """Sorts names as training goes: by the numbers in them."""
     return tuple((0, int(run), "") if run.isdigit() else (1, 0, run) for run in re.split(r"(\d+)", name) if run)
 
 
-def _number(name: str) -> int | None:
-    numbers = re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else None
+def _number(name: str) -> int:
+    """The last one in a name, 0 if there is none."""
+    return int(re.findall(r"\d+", f"0 {name}")[-1])

@@ -137,9 +137,9 @@ def test_branches_of_the_hub_are_checkpoints_by_commit(
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         found, unfinished = find_candidates(DiscoveryOptions(repository="owner/model", pattern="step*"))
-        assert [(one.name, one.options.revision) for one in found] == [("step9", commit("step9")), ("step10", commit("step10"))]
+        assert [(one.name, one.revision) for one in found] == [("step9", commit("step9")), ("step10", commit("step10"))]
         assert not unfinished
         for candidate in found:
             local = CheckpointOptions(name="local", path=tiny_checkpoints / refs[candidate.name])
-            assert weights_hash(candidate.options) == resolve_checkpoint(local).weights_hash, "known without a download"
+            assert weights_hash(candidate) == resolve_checkpoint(local).weights_hash, "known without a download"
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
