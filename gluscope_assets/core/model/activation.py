@@ -40,22 +40,19 @@ class ActivationFunction:
     """The same in float32 without torch, to a few units in the last digit."""
 
 
-def _silu(gate: "Tensor") -> "Tensor":
-    import torch
+def _functional(name: str, **options: str) -> "Callable[[Tensor], Tensor]":
+    """One of torch's own functions."""
 
-    return torch.nn.functional.silu(gate)
+    def compute(gate: "Tensor") -> "Tensor":
+        import torch
+
+        activated: Tensor = getattr(torch.nn.functional, name)(gate, **options)
+        return activated
+
+    return compute
 
 
-def _gelu(gate: "Tensor") -> "Tensor":
-    import torch
-
-    return torch.nn.functional.gelu(gate)
-
-
-def _gelu_tanh(gate: "Tensor") -> "Tensor":
-    import torch
-
-    return torch.nn.functional.gelu(gate, approximate="tanh")
+_gelu_tanh = _functional("gelu", approximate="tanh")
 
 
 def _logistic(x: Floats) -> Floats:
@@ -100,8 +97,8 @@ def _quick_gelu_of_array(x: Floats) -> Floats:
 
 
 ACTIVATION_FUNCTIONS = {
-    "silu": ActivationFunction("Swish", "SwiGLU", _silu, lambda gate: gate * _logistic(gate)),
-    "gelu": ActivationFunction("GELU", "GeGLU", _gelu, _gelu_of_array),
+    "silu": ActivationFunction("Swish", "SwiGLU", _functional("silu"), lambda gate: gate * _logistic(gate)),
+    "gelu": ActivationFunction("GELU", "GeGLU", _functional("gelu"), _gelu_of_array),
     "gelu_tanh": ActivationFunction("GELU (tanh)", "GeGLU", _gelu_tanh, _gelu_tanh_of_array),
     "quick_gelu": ActivationFunction(
         "Swish with β = 1.702", "SwiGLU", lambda gate: gate * (1.702 * gate).sigmoid(), _quick_gelu_of_array

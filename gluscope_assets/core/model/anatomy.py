@@ -51,8 +51,7 @@ def look_through(model: nn.Module, stack: Stack | None = None) -> Anatomy:
     weights and has none.
     """
     _check_stack(model, stack)
-    parameters = dict(model.named_parameters())
-    trial = _try(model, parameters)
+    trial = _try(model)
     mlps = _as_mlps(trial, names_of_parameters(model))
     if stack is not None:
         mlps = [mlp for mlp in mlps if mlp.path.startswith(f"{stack}.")]
@@ -79,14 +78,13 @@ def _check_stack(model: nn.Module, stack: Stack | None) -> None:
 
 
 def _linear_modules(model: nn.Module) -> str:
-    linear = (path for path, module in model.named_modules() if isinstance(module, nn.Linear) or _is_conv(module))
-    names = {path.split(".")[-1] for path in linear}
+    names = {
+        path.split(".")[-1]
+        for path, module in model.named_modules()
+        # GPT-2's linear layers are called so.
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
     return ", ".join(sorted(names)) or "none"
-
-
-def _is_conv(module: nn.Module) -> bool:
-    # GPT-2's linear layers are called so.
-    return type(module).__name__ == "Conv1D"
 
 
 # The trial
@@ -156,19 +154,17 @@ class _Trial:
         self.final_norm = before.norm if isinstance(before, Normed) else None
 
 
-def _try(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Trial:
-    meta = _without_values(model)
+def _try(model: nn.Module) -> _Trial:
     try:
-        return _run_trial(model, _WithoutValues, {name: meta[name] for name in parameters}, torch.device("meta"), meta)
+        return _run_trial(model, _without_values(model))
     except Exception as error:  # whatever a model of any architecture may raise without values
-        device = next(model.parameters()).device
-        if device.type == "meta":
+        if next(model.parameters()).is_meta:
             raise NeedsWeights(
                 f"{type(model).__name__} cannot be looked through without its weights "
                 f"({type(error).__name__}: {first_line(error)}); load them."
             ) from error
         try:
-            return _run_trial(model, Watch, parameters, device, None)
+            return _run_trial(model)
         except Exception as with_weights:  # whatever a model of any architecture may raise
             raise InputError(
                 f"{type(model).__name__} does not run on text alone "
@@ -176,17 +172,13 @@ def _try(model: nn.Module, parameters: Mapping[str, Tensor]) -> _Trial:
             ) from with_weights
 
 
-def _run_trial(
-    model: nn.Module,
-    kind: type[Watch],
-    parameters: Mapping[str, Tensor],
-    device: torch.device,
-    values: dict[str, Tensor] | None,
-) -> _Trial:
-    """Run the model on a few tokens, with `values` instead of its own parameters."""
+def _run_trial(model: nn.Module, values: dict[str, Tensor] | None = None) -> _Trial:
+    """Run the model on a few tokens, with `values` on the meta device instead of its own parameters if they are given."""
+    kind, implementation = (Watch, ONE_BY_ONE) if values is None else (_WithoutValues, WITHOUT_VALUES)
+    parameters = {name: parameter if values is None else values[name] for name, parameter in model.named_parameters()}
+    device = next(iter(parameters.values())).device
     trial = _Trial(kind, parameters)
-    inputs = trial_inputs(model, TRIAL_TOKENS, device)
-    implementation = ONE_BY_ONE if values is None else WITHOUT_VALUES
+    inputs = _trial_inputs(model, device)
     with (
         trial.follow(model), experts_implementation(model, implementation), torch.inference_mode(), device, trial.watch
     ):  # fmt: skip
@@ -222,9 +214,9 @@ class _WithoutValues(Watch):
         return super().__torch_function__(function, types, arguments, options)
 
 
-def trial_inputs(model: nn.Module, tokens: int, device: torch.device) -> dict[str, Any]:
+def _trial_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Arguments for a pass over one short text."""
-    token = torch.arange(tokens, device=device)[None] % _vocabulary(model)
+    token = torch.arange(TRIAL_TOKENS, device=device)[None] % _vocabulary(model)
     inputs: dict[str, Any] = {"input_ids": token, "use_cache": False}
     config = getattr(model, "config", None)
     if config is None:

@@ -147,13 +147,9 @@ def _inside_layer(parameter: str) -> str:
 
 def spans(numbers: Sequence[int]) -> str:
     """`0–3, 5` for 0, 1, 2, 3, 5."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    ends = [number for number in numbers if number + 1 not in numbers]
+    begins = [number for number in numbers if number - 1 not in numbers]
+    return ", ".join(f"{first}–{last}" if last > first else str(first) for first, last in zip(begins, ends, strict=True))
 
 
 def write_study(inspection: Inspection, options: CheckpointOptions, file: Path) -> None:

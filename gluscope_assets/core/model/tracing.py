@@ -5,7 +5,7 @@ What belongs here: following tensors from operation to operation. A gated produc
 are watched, and when, belongs to `taps`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,7 +174,7 @@ class Watch(TorchFunctionMode):
         elif isinstance(result, Tensor):
             tag = self._tag_of_result(name, arguments, options, result)
             if tag is not None:
-                self._held[id(result)] = (result, tag)
+                self.mark(result, tag)
                 if isinstance(tag, Projected | Activated):
                     made_from = arguments if self._overwritten is None else (self._overwritten, *arguments[1:])
                     if all(argument is not result for argument in made_from):
@@ -205,7 +205,7 @@ class Watch(TorchFunctionMode):
             copy = arguments[0].clone()
             if isinstance(tag, Activated) and tag.gate is arguments[0]:
                 tag = replace(tag, gate=copy)
-            self._held[id(copy)] = (copy, tag)
+            self.mark(copy, tag)
             self._overwritten = copy
             if id(arguments[0]) in self._made_by:
                 self._made_by[id(copy)] = self._made_by[id(arguments[0])]
@@ -216,31 +216,28 @@ class Watch(TorchFunctionMode):
         """Give the tag of the first argument to what is seen of it."""
         tag = self.tag(arguments[0]) if arguments else None
         if name == "__getitem__" and not isinstance(tag, Weight) and self._chooses_rows(arguments):
-            self._held[id(result)] = (result, Chosen(arguments[1]))
+            self.mark(result, Chosen(arguments[1]))
             return
         if tag is None:
             return
         views = [result] if isinstance(result, Tensor) else list(result)
+        seen: Sequence[Tag | None]
         if isinstance(tag, Weight):
-            for view in views:
-                if isinstance(view, Tensor) and (seen := _view_of_weight(tag, name, arguments, view)) is not None:
-                    self._held[id(view)] = (view, seen)
+            seen = [_view_of_weight(tag, name, arguments, view) for view in views]
         elif isinstance(tag, Projected):
-            for view, columns in zip(views, _views_of_columns(tag, name, function, arguments, options, views), strict=True):
-                if columns is not None:
-                    self._held[id(view)] = (view, replace(tag, columns=columns))
+            of_columns = _views_of_columns(tag, name, function, arguments, options, views)
+            seen = [None if columns is None else replace(tag, columns=columns) for columns in of_columns]
+        elif isinstance(tag, Chosen) and name in ("split", "chunk") and _axis(2, arguments, options) == 0:
+            seen = [Chosen(rows) for rows in function(tag.rows, *arguments[1:], **options)]
         elif isinstance(tag, Chosen):
-            if name in ("split", "chunk") and _axis(2, arguments, options) == 0:
-                rows = function(tag.rows, *arguments[1:], **options)
-                for view, of_view in zip(views, rows, strict=True):
-                    self._held[id(view)] = (view, Chosen(of_view))
-            elif len(views) == 1 and views[0].shape[0] == len(tag.rows):
-                self._held[id(views[0])] = (views[0], tag)
-        elif len(views) == 1:
-            self._held[id(views[0])] = (views[0], tag)
-        elif isinstance(tag, Normed) or (isinstance(tag, Produced) and views[0].shape[-1] == tag.product.post.shape[-1]):
-            # Its rows go to one expert each.
-            self._held.update({id(view): (view, tag) for view in views})
+            seen = [tag if len(views) == 1 and views[0].shape[0] == len(tag.rows) else None] * len(views)
+        else:
+            # Rows of a norm or a product may go to one expert each.
+            is_product = isinstance(tag, Produced) and views[0].shape[-1] == tag.product.post.shape[-1]
+            seen = [tag if len(views) == 1 or isinstance(tag, Normed) or is_product else None] * len(views)
+        for view, of_view in zip(views, seen, strict=True):
+            if of_view is not None:
+                self.mark(view, of_view)
 
     def _chooses_rows(self, arguments: tuple[Any, ...]) -> bool:
         """Whether rows are chosen from a tensor that has one for each token."""
@@ -440,15 +437,14 @@ def _views_of_columns(
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
     views: Sequence[Tensor],
-) -> Iterator[Tensor | None]:
+) -> list[Tensor | None]:
     """The columns of each view of a projected tensor, None where they cannot be told."""
     indices = arguments[1] if name == "__getitem__" else ()
     if any(isinstance(index, Tensor) for index in (indices if isinstance(indices, tuple) else (indices,))):
-        yield from (None for _ in views)
-        return
+        return [None] * len(views)
     with torch._C.DisableTorchFunction():
         # What repeats along axes cannot always be viewed as the tensor itself can.
         look = Tensor.reshape if name == "view" else function
         seen = look(tag.columns, *arguments[1:], **options)
-    for view, columns in zip(views, [seen] if isinstance(seen, Tensor) else seen, strict=True):
-        yield columns if columns.shape == view.shape else None
+    of_views = [seen] if isinstance(seen, Tensor) else seen
+    return [columns if columns.shape == view.shape else None for view, columns in zip(views, of_views, strict=True)]
