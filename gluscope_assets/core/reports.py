@@ -1,7 +1,7 @@
 """What a stage says of what it made: plain values by name. How they are kept and shown belongs to whoever runs the stage."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 Metadata = Mapping[str, str | int | float | Path]
@@ -17,7 +17,7 @@ class StageReport:
     """A table whose columns are worth showing."""
     shown: tuple[str, ...] = ()
     """The columns whose first rows are."""
-    pages: tuple[str, ...] = field(default=())
+    pages: tuple[str, ...] = ()
     """Pages worth a link, by their names in the site."""
 
 
