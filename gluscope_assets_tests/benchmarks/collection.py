@@ -25,13 +25,14 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaModel
 
 from gluscope_assets.core.collect import kernel, shards
-from gluscope_assets.core.collect.forward import Batch, Forward, batch_of
+from gluscope_assets.core.collect.forward import Batch, Forward
 from gluscope_assets.core.collect.reduction import LayerState, compiled_text_statistics, text_statistics
 from gluscope_assets.core.collect.shard_state import ShardState
 from gluscope_assets.core.collect.workers import one_thread_each, plan_workers, wait_for_all
@@ -132,9 +133,9 @@ class Subject:
         self.packs = self.corpus.packs_of_shard(0)
         self.mlps = find_gated_mlps(self.model)
 
-    def tokens_of(self, packs: Sequence[range]) -> int:
+    def tokens_of(self, packs: Sequence[npt.NDArray[np.integer]]) -> int:
         """The tokens of some packs."""
-        return int(sum(self.corpus.offsets[pack.stop] - self.corpus.offsets[pack.start] for pack in packs))
+        return int(np.diff(self.corpus.offsets)[np.concatenate(packs)].sum())
 
     def new_state(self) -> ShardState:
         """Nothing collected yet."""
@@ -149,7 +150,7 @@ class Subject:
         copied.begun, copied.turns.next = state.begun, dict(state.turns.next)
         return copied
 
-    def packed(self, packs: Sequence[range]) -> None:
+    def packed(self, packs: Sequence[npt.NDArray[np.integer]]) -> None:
         """The bare forward in packs, by as many threads as the collection has."""
         with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
             # Nothing is watched and the model runs to its end.
@@ -157,12 +158,12 @@ class Subject:
             batches = (batch for pack in packs for batch in forward.batches(self.corpus, pack, False))
             self._run(pool, batches, lambda batch: forward.run(batch, lambda block, found: None))
 
-    def padded(self, packs: Sequence[range], texts_at_once: int, shared: bool) -> None:
+    def padded(self, packs: Sequence[npt.NDArray[np.integer]], texts_at_once: int, shared: bool) -> None:
         """The bare forward of the base model over padded batches of similar lengths.
 
         `shared`: one batch at a time, whose operations all threads share; else a batch for each thread.
         """
-        text = np.concatenate([np.arange(pack.start, pack.stop) for pack in packs])
+        text = np.concatenate(packs)
         order = text[np.argsort(np.diff(self.corpus.offsets)[text], kind="stable")]
         groups = [np.sort(order[first : first + texts_at_once]) for first in range(0, len(order), texts_at_once)]
 
@@ -173,7 +174,7 @@ class Subject:
             with torch.inference_mode():
                 self.model(input_ids=token, attention_mask=real.long(), use_cache=False)
 
-        batches = (batch_of(self.corpus, group, False) for group in groups)
+        batches = (Batch.of(self.corpus, group, False) for group in groups)
         if shared:
             for batch in batches:
                 run(batch)
@@ -182,13 +183,13 @@ class Subject:
             with one_thread_each(self.threads) as pool:
                 self._run(pool, batches, run)
 
-    def collected(self, packs: Sequence[range], state: ShardState) -> None:
+    def collected(self, packs: Sequence[npt.NDArray[np.integer]], state: ShardState) -> None:
         """Everything collected into a state."""
         with one_thread_each(self.threads) as pool, Forward(self.model, self.mlps) as forward:
             state.fold(forward, packs, pool, self.threads)
         self._synchronize()
 
-    def plainly(self, packs: Sequence[range], state: ShardState) -> None:
+    def plainly(self, packs: Sequence[npt.NDArray[np.integer]], state: ShardState) -> None:
         """The same with the plain reduction."""
         load = kernel.load
         kernel.load = lambda: None  # type: ignore[assignment]

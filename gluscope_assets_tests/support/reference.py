@@ -275,7 +275,7 @@ def recording(layer: int, corpus: TokenizedCorpus) -> Iterator[Recorded]:
     def record(state: LayerState, activations: Activations, batch: Batch, tokens: Tensor, rows: Tensor) -> None:
         if state.mlp.layer == layer:
             neurons = slice(first[state.mlp], first[state.mlp] + state.mlp.width)
-            act = state.mlp.act(activations.gate.float()) if activations.act is None else activations.act
+            act = state.mlp.by_name(activations)["act"]
             whole = (activations.gate, activations.in_, act, activations.post)
             texts = np.repeat(batch.text, batch.length)
             for name, tensor in zip(ACTIVATIONS, whole, strict=True):

@@ -6,7 +6,7 @@ which modules are tapped (`taps`) and what is computed from the activations (`re
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -70,14 +70,18 @@ class Batch:
             self.text[present], length.astype(np.int64), self.token[tokens], self.counted[tokens], self.position[tokens], True
         )
 
-    def halves(self) -> tuple["Batch", "Batch"]:
-        """The batch of at least two whole texts in two, each with at least one and about half of the tokens."""
+    def halves(self) -> list[npt.NDArray[np.int32]]:
+        """At least two texts in two, each half with at least one and about half of the tokens."""
         cut = min(max(int(np.searchsorted(self.offsets, len(self.token) / 2)), 1), len(self.text) - 1)
-        end = int(self.offsets[cut])
-        return (
-            Batch.whole(self.text[:cut], self.length[:cut], self.token[:end], self.counted[:end]),
-            Batch.whole(self.text[cut:], self.length[cut:], self.token[end:], self.counted[end:]),
-        )
+        return np.split(self.text, [cut])
+
+    @classmethod
+    def of(cls, corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> "Batch":
+        """Some texts of a corpus, given by their numbers, int [texts]."""
+        length = corpus.offsets[texts + 1] - corpus.offsets[texts]
+        token = ranges(corpus.offsets[texts], length)  # [tokens], in the corpus
+        counted = np.ones(len(token), bool) if count_special_tokens else ~corpus.special[token]
+        return cls.whole(texts, length, corpus.token[token], counted)
 
     @classmethod
     def whole(
@@ -92,42 +96,28 @@ class Batch:
         return cls(text.astype(np.int32), length, token.astype(np.int64), counted, position)
 
 
-def batch_of(corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> Batch:
-    """Some texts of a corpus, given by their numbers, int [texts]."""
-    length = corpus.offsets[texts + 1] - corpus.offsets[texts]
-    token = ranges(corpus.offsets[texts], length)  # [tokens], in the corpus
-    counted = np.ones(len(token), bool) if count_special_tokens else ~corpus.special[token]
-    return Batch.whole(texts, length, corpus.token[token], counted)
-
-
-class Forward(AbstractContextManager["Forward"]):
+class Forward(ExitStack):
     """A model with taps on some of its gated MLPs. While open, `run` forwards batches; threads may run at once."""
 
     def __init__(self, model: "PreTrainedModel | nn.Module", mlps: Sequence[GatedMLP], stack: Stack | None = None) -> None:
+        super().__init__()
         self.model, self.stack = model, stack
         self.taps = Taps(model, mlps)
         self.device = next(model.parameters()).device
         self.packed = False
-        self.usual_attention: str | None = None
 
     def __enter__(self) -> "Forward":
-        self.taps.__enter__()
+        self.enter_context(self.taps)
         self.packed = self._can_pack()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._restore_attention()
-        self.taps.__exit__(*exception)
-
-    def batches(self, corpus: TokenizedCorpus, pack: range, count_special_tokens: bool) -> Iterator[Batch]:
-        """A pack as the model takes it: whole, or in padded batches of texts of similar lengths."""
-        texts = np.arange(pack.start, pack.stop)
+    def batches(self, corpus: TokenizedCorpus, texts: npt.NDArray[np.integer], count_special_tokens: bool) -> Iterator[Batch]:
+        """Texts, int [texts], as the model takes them: as one pack, or in padded batches of texts of similar lengths."""
         if self.packed:
-            yield batch_of(corpus, texts, count_special_tokens)
+            yield Batch.of(corpus, texts, count_special_tokens)
             return
-        length = corpus.offsets[texts + 1] - corpus.offsets[texts]
-        for group in similar_lengths(length):
-            yield batch_of(corpus, texts[group], count_special_tokens)
+        for group in similar_lengths(corpus.offsets[texts + 1] - corpus.offsets[texts]):
+            yield Batch.of(corpus, texts[group], count_special_tokens)
 
     def run(self, batch: Batch, receive: Receiver) -> None:
         """Forward a batch. `receive` gets each block's activations, with the batch's tokens that their rows are of."""
@@ -158,19 +148,17 @@ class Forward(AbstractContextManager["Forward"]):
 
         self.taps.run(partial(self._forward, padded, attention_mask=real.long()), _checked(receive_unpadded, real.numel()))
 
-    def _forward(self, token: Tensor, attention_mask: Tensor | None = None, **others: Any) -> None:
+    def _forward(self, token: Tensor, **others: Any) -> None:
         """Run the model, or its wanted stack. A decoder reads the text that its encoder reads."""
         model: Any = self.model
-        if self.stack == "encoder":
-            model = model.get_encoder()
-        if attention_mask is not None:
-            others["attention_mask"] = attention_mask
-        if self.stack == "decoder":
-            others["decoder_input_ids"] = token
-            if attention_mask is not None:
-                others["decoder_attention_mask"] = attention_mask
-        elif self.stack is None:
+        if self.stack is None:
             others["use_cache"] = False
+        elif self.stack == "encoder":
+            model = model.get_encoder()
+        else:
+            others["decoder_input_ids"] = token
+            if "attention_mask" in others:
+                others["decoder_attention_mask"] = others["attention_mask"]
         model(input_ids=token, **others)
 
     def _can_pack(self) -> bool:
@@ -179,7 +167,8 @@ class Forward(AbstractContextManager["Forward"]):
         if not getattr(model, "_supports_attention_backend", False):
             logger.warning("%s is forwarded in padded batches: its attention cannot be exchanged.", type(model).__name__)
             return False
-        self.usual_attention = model.config._attn_implementation
+        usual_attention = model.config._attn_implementation
+        self.callback(model.set_attn_implementation, usual_attention)
         vocabulary = model.get_input_embeddings().weight.shape[0]
         length = np.array(TRIAL_LENGTHS)
         token = np.arange(length.sum()) % vocabulary
@@ -197,16 +186,10 @@ class Forward(AbstractContextManager["Forward"]):
             reason = "its texts do not keep apart in a pack"
         except Exception as error:  # whatever a model of any architecture may raise
             reason = f"packing fails with {type(error).__name__}: {error}"
-        self._restore_attention()
+        self.packed = False
+        model.set_attn_implementation(usual_attention)
         logger.warning("%s is forwarded in padded batches: %s.", type(model).__name__, reason)
         return False
-
-    def _restore_attention(self) -> None:
-        self.packed = False
-        if self.usual_attention is not None:
-            model: Any = self.model
-            model.set_attn_implementation(self.usual_attention)
-            self.usual_attention = None
 
     def _gates_and_ins(self, batch: Batch) -> list[Tensor]:
         """Of each MLP that all tokens enter, [tokens, neurons]; of a block that has experts alone, their `_sums`."""

@@ -15,9 +15,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +35,20 @@ NOT_FINITE = 1
 
 GATE_AND_IN = 2
 
-_POINTERS = ("counted", "offset", "text", "position")
+_BATCH = {"counted": torch.bool, "offset": torch.int64, "text": torch.int32, "position": torch.int32}
 _NUMBERS = ("texts", "neurons", "examples", "before", "window", "is_routed")
-_STATE = ("count", "sum", "squares", "largest", "value", "post", "list_text", "list_position", "slot")
+_STATE = {
+    "count": torch.int64,
+    "sum": torch.float64,
+    "squares": torch.float64,
+    "largest": torch.float32,
+    "value": torch.float32,
+    "post": torch.float32,
+    "list_text": torch.int32,
+    "list_position": torch.int32,
+    "slot": torch.int64,
+}
+_TENSORS = _BATCH | _STATE
 
 
 class _Work(ctypes.Structure):
@@ -44,38 +56,13 @@ class _Work(ctypes.Structure):
 
     _fields_ = (
         ("activation", ctypes.c_void_p * 4),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_void_p) for name in _BATCH),
         *((name, ctypes.c_int64) for name in _NUMBERS),
         *((name, ctypes.c_void_p) for name in _STATE),
         ("windows", ctypes.c_void_p * GATE_AND_IN),
         ("wide", ctypes.c_int64 * GATE_AND_IN),
         ("unfit", ctypes.c_int64 * GATE_AND_IN),
     )
-
-
-class Arguments(NamedTuple):
-    """What one call reads and writes: contiguous CPU tensors, with the names, shapes and types of `Work` in kernel.c."""
-
-    activation: tuple[Tensor, Tensor, Tensor, Tensor]
-    counted: Tensor
-    offset: Tensor
-    text: Tensor
-    position: Tensor
-    examples: int
-    before: int
-    window: int
-    is_routed: bool
-    state: tuple[Tensor, ...]
-    """In the order of `_STATE`."""
-    windows: tuple[Tensor, Tensor]
-
-
-class Outcome(NamedTuple):
-    """What one call says."""
-
-    finite: bool
-    unfit: tuple[bool, bool]
-    """Whether a value of gate and of in did not fit its windows' float16."""
 
 
 @cache
@@ -99,35 +86,30 @@ def load() -> ctypes.CDLL | None:
     return loaded
 
 
-def reduce(library: ctypes.CDLL, arguments: Arguments) -> Outcome:
-    """Fold a batch into a layer's state. Other threads run meanwhile."""
+def reduce(
+    library: ctypes.CDLL, activation: Sequence[Tensor], windows: Sequence[Tensor], **fields: Any
+) -> tuple[bool, list[int]]:
+    """Fold a batch into a layer's state. Other threads run meanwhile.
 
-    def pointer(tensor: Tensor, kind: torch.dtype) -> Any:
+    `activation` are the four float32 [tokens, neurons], `windows` those of gate and in, `fields` what else `Work` in kernel.c
+    holds and does not follow from these, with the names, shapes and types there; all tensors are contiguous and on the CPU.
+    Gives whether all activations are finite, and the numbers of the windows that a value is too large for as float16.
+    """
+
+    def pointer(tensor: Any, kind: torch.dtype) -> int:
         assert tensor.dtype == kind, (tensor.dtype, kind)
         assert tensor.is_contiguous()
         assert tensor.device.type == "cpu"
-        return tensor.data_ptr()
+        return int(tensor.data_ptr())
 
-    kinds = (
-        torch.int64, torch.float64, torch.float64, torch.float32, torch.float32, torch.float32,
-        torch.int32, torch.int32, torch.int64,
-    )  # fmt: skip
-    state = {name: pointer(tensor, kind) for name, tensor, kind in zip(_STATE, arguments.state, kinds, strict=True)}
+    given = {name: pointer(value, _TENSORS[name]) if name in _TENSORS else value for name, value in fields.items()}
     work = _Work(
-        activation=(ctypes.c_void_p * 4)(*(pointer(tensor, torch.float32) for tensor in arguments.activation)),
-        counted=pointer(arguments.counted, torch.bool),
-        offset=pointer(arguments.offset, torch.int64),
-        text=pointer(arguments.text, torch.int32),
-        position=pointer(arguments.position, torch.int32),
-        texts=len(arguments.text),
-        neurons=arguments.activation[0].shape[1],
-        examples=arguments.examples,
-        before=arguments.before,
-        window=arguments.window,
-        is_routed=arguments.is_routed,
-        **state,
-        windows=(ctypes.c_void_p * GATE_AND_IN)(*(pointer(tensor, tensor.dtype) for tensor in arguments.windows)),
-        wide=(ctypes.c_int64 * GATE_AND_IN)(*(tensor.dtype == torch.float32 for tensor in arguments.windows)),
+        activation=(ctypes.c_void_p * 4)(*(pointer(tensor, torch.float32) for tensor in activation)),
+        texts=len(fields["text"]),
+        neurons=activation[0].shape[1],
+        **given,
+        windows=(ctypes.c_void_p * GATE_AND_IN)(*(pointer(tensor, tensor.dtype) for tensor in windows)),
+        wide=(ctypes.c_int64 * GATE_AND_IN)(*(tensor.dtype == torch.float32 for tensor in windows)),
     )
     returned = library.gluscope_reduce(ctypes.byref(work))
-    return Outcome(returned != NOT_FINITE, (bool(work.unfit[0]), bool(work.unfit[1])))
+    return returned != NOT_FINITE, [number for number in range(GATE_AND_IN) if work.unfit[number]]

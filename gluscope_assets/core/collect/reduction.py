@@ -161,7 +161,7 @@ class LayerState:
             self.sample[number][rows] = cells.to(self.sample[number])
 
     def _raise_not_finite(self, activations: Activations, batch: Batch) -> None:
-        for name, tensor in self._by_name(activations).items():
+        for name, tensor in self.mlp.by_name(activations).items():
             wrong = (~torch.isfinite(tensor)).any(dim=1).nonzero()[:, 0].tolist()
             if wrong:
                 text = batch.text[batch.offsets.searchsorted(wrong[0], side="right") - 1]
@@ -171,43 +171,39 @@ class LayerState:
                 )
         raise AssertionError("the reduction found a value that is not finite, and there is none")
 
-    def _by_name(self, activations: Activations) -> dict[str, Tensor]:
-        """Each of ACTIVATIONS, [tokens, neurons]; act computed in float32 where the model's own is narrower."""
-        act = self.mlp.act(activations.gate.float()) if activations.act is None else activations.act
-        return dict(zip(ACTIVATIONS, (activations.gate, activations.in_, act, activations.post), strict=True))
-
     def _reduce(self, library: CDLL, activations: Activations, batch: Batch) -> bool:
         """Fold in a batch with the C kernel; False if an activation is not finite."""
-        wide = (tensor.float().contiguous() for tensor in self._by_name(activations).values())
-        outcome = kernel.reduce(
+        finite, unfit = kernel.reduce(
             library,
-            kernel.Arguments(
-                activation=tuple(wide),  # type: ignore[arg-type]
-                counted=torch.from_numpy(batch.counted),
-                offset=torch.from_numpy(batch.offsets),
-                text=torch.from_numpy(batch.text),
-                position=torch.from_numpy(batch.position),
-                examples=self.options.examples,
-                before=self.options.window_before,
-                window=self.options.window,
-                is_routed=batch.is_routed,
-                state=(
-                    self.count, self.sum, self.sum_of_squares, self.largest,
-                    self.value, self.post, self.text, self.position, self.slot,
-                ),
-                windows=(self.windows[0], self.windows[1]),
-            ),
-        )  # fmt: skip
-        if any(outcome.unfit):
-            for number, unfit in enumerate(outcome.unfit):
-                if unfit:
-                    self.windows[number] = self.windows[number].float()
+            [tensor.float().contiguous() for tensor in self.mlp.by_name(activations).values()],
+            self.windows,
+            counted=torch.from_numpy(batch.counted),
+            offset=torch.from_numpy(batch.offsets),
+            text=torch.from_numpy(batch.text),
+            position=torch.from_numpy(batch.position),
+            examples=self.options.examples,
+            before=self.options.window_before,
+            window=self.options.window,
+            is_routed=batch.is_routed,
+            count=self.count,
+            sum=self.sum,
+            squares=self.sum_of_squares,
+            largest=self.largest,
+            value=self.value,
+            post=self.post,
+            list_text=self.text,
+            list_position=self.position,
+            slot=self.slot,
+        )
+        if unfit:
+            for number in unfit:
+                self.windows[number] = self.windows[number].float()
             # All examples from this batch, [examples] each: their list's row, their rank in it, their text in the batch.
             row, rank = torch.isin(self.text, torch.from_numpy(batch.text)).nonzero(as_tuple=True)
             ordered, order = torch.from_numpy(batch.text).sort()
             column = order[torch.searchsorted(ordered, self.text[row, rank])]
             self._copy_windows(activations, batch, row, self.slot[row, rank], column, self.position[row, rank].long())
-        return outcome.finite
+        return finite
 
     def _reduce_plainly(self, activations: Activations, batch: Batch) -> bool:
         """Fold in a batch with torch's own operations; False if an activation is not finite."""
@@ -219,8 +215,7 @@ class LayerState:
         def measure(texts: slice) -> None:
             # [texts, positions] both, [texts, positions, neurons] the activations.
             token, real = token_grid(batch, torch.arange(texts.start, texts.stop, device=device))
-            gate, in_, post = (whole[token].float() for whole in (activations.gate, activations.in_, activations.post))
-            act = self.mlp.act(gate) if activations.act is None else activations.act[token]
+            gate, in_, act, post = self.mlp.by_name(activations.each(lambda tensor: tensor[token].float())).values()
             measured.append(statistics(gate, in_, act, post, (counted[token] & real).float()))
 
         self._by_slices(len(batch.text), int(batch.length.max()) * self.mlp.width, measure)
@@ -273,16 +268,12 @@ class LayerState:
         at, column = enters[changed].nonzero(as_tuple=True)  # [entering], among the changed rows and the texts
         position, value, post = self._peaks(activations, batch, changed[at], column, reached[changed[at], column])  # [entering]
         text = torch.from_numpy(batch.text).to(value.device)  # [texts]
-        new = {
-            "value": torch.zeros(len(changed), len(text), device=value.device),
-            "post": torch.zeros(len(changed), len(text), device=value.device),
-            "text": torch.full((len(changed), len(text)), NO_TEXT, dtype=torch.int32, device=value.device),
-            "position": torch.zeros(len(changed), len(text), dtype=torch.int32, device=value.device),
-        }
-        for name, entries in (("value", value), ("post", post), ("text", text[column]), ("position", position.to(torch.int32))):
-            new[name][at, column] = entries
-        # [changed rows, K + texts] each; then the K of them that stay, best first.
-        merged = {name: torch.cat([getattr(self, name)[changed], entries], dim=1) for name, entries in new.items()}
+        entering = {"value": value, "post": post, "text": text[column], "position": position.to(torch.int32)}
+        merged = {}  # [changed rows, K + texts] each; then the K of them that stay, best first
+        for name, entries in entering.items():
+            new = entries.new_full((len(changed), len(text)), NO_TEXT if name == "text" else 0)
+            new[at, column] = entries
+            merged[name] = torch.cat([getattr(self, name)[changed], new], dim=1)
         order = best(**merged, breaks_tie=self.breaks_tie[changed], keep=keep)  # [changed rows, K]
         slot = self._reassigned_slots(self.slot[changed], order)  # [changed rows, K]
         for name, both in merged.items():
@@ -305,7 +296,7 @@ class LayerState:
         value, post = torch.empty_like(largest), torch.empty_like(largest)
         counted = torch.from_numpy(batch.counted).to(row.device)  # [tokens]
         positions = torch.from_numpy(batch.position).to(row.device).long()  # [tokens]
-        activation_of = self._by_name(activations)  # [tokens, neurons] each
+        activation_of = self.mlp.by_name(activations)  # [tokens, neurons] each
 
         def find(peaks: slice) -> None:
             for list_number in sorted(set(number[peaks].tolist())):

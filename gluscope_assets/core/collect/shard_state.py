@@ -86,11 +86,10 @@ class ShardState:
         self.corpus, self.options, self.sample = corpus, options, sample
         on_host = windows_on_host(mlps, options, device)
         sampled = sample.of_texts(texts)
-        self.sampled = sampled[np.argsort(sample.hash[sampled])]
-        """The shard's sampled positions, as indices of the sample, in the order of their hashes."""
-        self.states = {
-            mlp: LayerState(mlp, options, device_of(mlp) if device_of else device, on_host, len(self.sampled)) for mlp in mlps
-        }
+        self.sampled = sampled.take(np.argsort(sampled.hash))
+        """The shard's sampled positions in the order of their hashes."""
+        size = len(sampled.hash)
+        self.states = {mlp: LayerState(mlp, options, device_of(mlp) if device_of else device, on_host, size) for mlp in mlps}
         self.layers: dict[int, list[GatedMLP]] = {}
         for mlp in mlps:
             self.layers.setdefault(mlp.layer, []).append(mlp)
@@ -106,7 +105,7 @@ class ShardState:
     def fold(
         self,
         forward: Forward,
-        packs: Sequence[range],
+        packs: Sequence[npt.NDArray[np.integer]],
         pool: ThreadPoolExecutor,
         threads: int,
         count_tokens: TokenCounter = lambda tokens: None,
@@ -151,17 +150,17 @@ class ShardState:
         self.halved += 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        first, second = batch.halves()
-        self._forward(forward, first, number, set(folded), ends=False)
-        self._forward(forward, second, number, set(folded), ends)
+        for texts, ends_here in zip(batch.halves(), (False, ends), strict=True):
+            half = Batch.of(self.corpus, texts, self.options.count_special_tokens)
+            self._forward(forward, half, number, set(folded), ends_here)
 
     def _receiver(self, number: int, batch: Batch, folded: set[str], ends: bool) -> Receiver:
         """What takes the activations of a batch, block by block, and adds the block to `folded`."""
-        # [sampled positions of the batch] each: in the sample, the text in the batch, the token in it, the shard's own row.
         sampled = self.sample.of_texts(batch.text)
-        text = np.searchsorted(batch.text, self.sample.text[sampled])
-        tokens = batch.offsets[text] + self.sample.position[sampled]
-        rows = np.searchsorted(self.sample.hash[self.sampled], self.sample.hash[sampled])
+        # [sampled positions of the batch] each: the text in the batch, the token in it, the row among the shard's.
+        text = np.searchsorted(batch.text, sampled.text)
+        tokens = batch.offsets[text] + sampled.position
+        rows = np.searchsorted(self.sampled.hash, sampled.hash)
 
         def receive(block: str, computed: list[tuple[GatedMLP, Activations]]) -> None:
             if block in folded:
@@ -203,10 +202,10 @@ class ShardState:
     def _aggregate(self, mlp: GatedMLP) -> Aggregate:
         state = self.states[mlp]
         entries = (len(LISTS), mlp.width, self.options.examples)
-        text = state.text.cpu().numpy().reshape(entries)
-        position = state.position.cpu().numpy().reshape(entries)
+        statistics = {name: getattr(state, name).cpu().numpy() for name in ("count", "sum", "sum_of_squares")}
+        peaks = {name: getattr(state, name).cpu().numpy().reshape(entries) for name in ("value", "post", "text", "position")}
         slot = state.slot.cpu()[..., None]
-        window_token = self._window_tokens(text, position)
+        window_token = self._window_tokens(peaks["text"], peaks["position"])
 
         def windows(stored: torch.Tensor) -> npt.NDArray[np.floating]:
             stored = stored.cpu()
@@ -215,7 +214,7 @@ class ShardState:
                 cells[window_token == NO_TOKEN] = 0
             return cells
 
-        sample_text, sample_position = self.sample.text[self.sampled], self.sample.position[self.sampled]
+        sampled = self.sampled
         return Aggregate(
             layer=mlp.layer,
             positions=self.positions,
@@ -224,22 +223,17 @@ class ShardState:
             index=np.arange(mlp.width, dtype=np.int32),
             routed=np.full(mlp.width, state.positions, dtype=np.int64),
             zero=(state.positions - state.count.sum(dim=0)).cpu().numpy(),
-            count=state.count.cpu().numpy(),
-            sum=state.sum.cpu().numpy(),
-            sum_of_squares=state.sum_of_squares.cpu().numpy(),
+            **statistics,
             largest=state.largest.clamp(min=0).cpu().numpy(),
-            value=state.value.cpu().numpy().reshape(entries),
-            post=state.post.cpu().numpy().reshape(entries),
-            text=text,
-            position=position,
+            **peaks,
             window_token=window_token,
             window_gate=windows(state.windows[0]),
             window_in=windows(state.windows[1]),
             window_before=self.options.window_before,
-            sample_hash=self.sample.hash[self.sampled],
-            sample_text=sample_text,
-            sample_position=sample_position,
-            sample_token=self.corpus.token[self.corpus.offsets[sample_text] + sample_position],
+            sample_hash=sampled.hash,
+            sample_text=sampled.text,
+            sample_position=sampled.position,
+            sample_token=self.corpus.token[self.corpus.offsets[sampled.text] + sampled.position],
             sample_gate=state.sample[0].numpy(),
             sample_in=state.sample[1].numpy(),
             sample_positions=self.options.sample_positions,

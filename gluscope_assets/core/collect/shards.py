@@ -224,7 +224,8 @@ def merge_layers(
         merged = merge_shards(root, layer, destination(layer), provenance(layer))
         shards = [read_manifest(path.parent) for path in LayerShards(root, layer).manifests()]
         if drop:
-            drop_tables(root, layer)
+            for table in LayerShards(root, layer).tables():
+                table.unlink(missing_ok=True)
         share = merged.count.sum(axis=1) / (merged.positions * merged.neurons or 1)
         size = sum(manifest.bytes for manifest in shards)
         return MergeReport(merged.neurons, merged.positions, share.tolist(), len(shards), size)
@@ -248,9 +249,3 @@ def adopt(source: Path, root: Path, layers: Sequence[int]) -> None:
             if not target.exists():
                 with replacing_folder(target) as folder:
                     shutil.copytree(shard.parent, folder, copy_function=os.link, dirs_exist_ok=True)
-
-
-def drop_tables(root: Path, layer: int) -> None:
-    """Remove the tables of a layer's shards and keep their manifests."""
-    for path in LayerShards(root, layer).tables():
-        path.unlink(missing_ok=True)

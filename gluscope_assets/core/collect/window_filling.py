@@ -5,9 +5,9 @@ windows of a whole layer, which `job` collects in one pass, and what a window is
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +47,11 @@ THE_PAPERS = CollectionOptions(count_special_tokens=True)
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass
-class _Example:
+class _Example(NamedTuple):
     """An example and where it stands."""
 
-    list_number: int
-    """In LISTS."""
+    quadrant: str
+    activation: str
     neuron_index: int
     """Of its neuron among the neurons that are filled."""
     entry: dict[str, Any]
@@ -90,10 +89,10 @@ def fill_windows(
     wanted = examples.take(rows)
     lists = [wanted[column(*ranked)].to_pylist() for ranked in LISTS]
     by_text: dict[int, list[_Example]] = {}
-    for list_number, of_neurons in enumerate(lists):
+    for ranked, of_neurons in zip(LISTS, lists, strict=True):
         for neuron_index, entries in enumerate(of_neurons):
             for entry in entries:
-                by_text.setdefault(entry["text"], []).append(_Example(list_number, neuron_index, entry))
+                by_text.setdefault(entry["text"], []).append(_Example(*ranked, neuron_index, entry))
     if not by_text:
         return examples
     if max(by_text) >= corpus.n_texts:
@@ -156,15 +155,10 @@ def _fill_entries(
     values: list[tuple[float, float]] = []
     with Forward(model, mlps, stack) as forward:
         for batch in _batches(forward, corpus, sorted(by_text), len(chosen), options.count_special_tokens):
-            gate, in_, act, post = _activations(forward, batch, mlps, chosen)
+            activations = _activations(forward, batch, mlps, chosen)
             for text, first, end in zip(batch.text.tolist(), batch.offsets[:-1], batch.offsets[1:], strict=True):
-                for example in by_text[text]:
-                    quadrant, activation = LISTS[example.list_number]
-                    own = {
-                        name: of_batch[first:end, example.neuron_index]
-                        for name, of_batch in zip(ACTIVATIONS, (gate, in_, act, post), strict=True)
-                    }
-                    entry = example.entry
+                for quadrant, activation, neuron_index, entry in by_text[text]:
+                    own = {name: of_batch[first:end, neuron_index] for name, of_batch in activations.items()}
                     peak = entry["position"]
                     if peak is None:
                         peak = _peak(own, batch.counted[first:end], quadrant, activation, entry["value"])
@@ -181,25 +175,20 @@ def _batches(
     forward: "Forward", corpus: TokenizedCorpus, texts: list[int], neurons: int, count_special_tokens: bool
 ) -> Iterator["Batch"]:
     """The texts as the model takes them, as many at once as `TOKENS_AT_ONCE` and `CELLS_AT_ONCE` allow."""
-    from gluscope_assets.core.collect.forward import batch_of, similar_lengths
-
     numbers = np.array(texts)
-    length = corpus.offsets[numbers + 1] - corpus.offsets[numbers]
-    group = offsets_of(length)[:-1] // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
+    begin = offsets_of(corpus.offsets[numbers + 1] - corpus.offsets[numbers])[:-1]
+    group = begin // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
     for number in np.unique(group):
-        together = numbers[group == number]
-        batches = [np.arange(len(together))] if forward.packed else similar_lengths(length[group == number])
-        for indices in batches:
-            yield batch_of(corpus, together[indices], count_special_tokens)
+        yield from forward.batches(corpus, numbers[group == number], count_special_tokens)
 
 
 def _activations(
     forward: "Forward", batch: "Batch", mlps: "list[GatedMLP]", chosen: npt.NDArray[np.int64]
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """gate, in, act and post of the chosen neurons, each [tokens, neurons]; NaN where a token was not routed to the expert."""
+) -> dict[str, Floats]:
+    """Each of ACTIVATIONS of the chosen neurons, [tokens, neurons]; NaN where a token was not routed to the expert."""
     import torch
 
-    values = np.full((len(ACTIVATIONS), len(batch.token), len(chosen)), np.nan, dtype=np.float32)
+    values = {name: np.full((len(batch.token), len(chosen)), np.nan, dtype=np.float32) for name in ACTIVATIONS}
     first_of = dict(zip(mlps, offsets_of([mlp.width for mlp in mlps])[:-1].tolist(), strict=True))
 
     def receive(block: str, computed: "list[tuple[GatedMLP, Activations]]") -> None:
@@ -209,17 +198,13 @@ def _activations(
             if not len(columns):
                 continue
             own = torch.from_numpy(chosen[columns] - first).to(activations.gate.device)
-            gate = activations.gate[:, own].float()
-            # As in the reduction: σ in float32 where the model's dtype is narrower.
-            act = mlp.act(gate) if activations.act is None else activations.act[:, own]
-            tensors = (gate, activations.in_[:, own], act, activations.post[:, own])  # [rows, columns] each
             rows = np.arange(len(batch.token)) if activations.tokens is None else activations.tokens.cpu().numpy()
-            for number, tensor in enumerate(tensors):
-                values[number][np.ix_(rows, columns)] = tensor.float().cpu().numpy()
+            of_columns = activations.each(partial(torch.index_select, dim=1, index=own))  # [rows, columns] each
+            for name, tensor in mlp.by_name(of_columns).items():
+                values[name][np.ix_(rows, columns)] = tensor.float().cpu().numpy()
 
     forward.run(batch, receive)
-    gate, in_, act, post = values
-    return gate, in_, act, post
+    return values
 
 
 def _peak(own: dict[str, Floats], counted: npt.NDArray[np.bool_], quadrant: str, activation: str, value: float) -> int:

@@ -5,7 +5,7 @@ and depends on no order of work. Reading gate and in at these positions belongs 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,14 @@ class Sample:
     """Not decreasing."""
     position: npt.NDArray[np.int32]
 
-    def of_texts(self, texts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The indices of the sampled positions in `texts`, text by text in the order given: int64."""
+    def take(self, chosen: npt.NDArray[np.integer]) -> "Sample":
+        """The positions with these indices, in their order."""
+        return Sample(self.hash[chosen], self.text[chosen], self.position[chosen])
+
+    def of_texts(self, texts: npt.NDArray[np.integer]) -> "Sample":
+        """The sampled positions in `texts`, text by text in the order given."""
         first, end = np.searchsorted(self.text, texts, "left"), np.searchsorted(self.text, texts, "right")
-        return ranges(first, end - first)
+        return self.take(ranges(first, end - first))
 
 
 def position_hash(text: npt.NDArray[np.integer], position: npt.NDArray[np.integer]) -> npt.NDArray[np.uint64]:
@@ -52,10 +56,8 @@ def choose_sample(corpus: TokenizedCorpus, options: CollectionOptions) -> Sample
     """The counted positions with the smallest hashes, at most `options.sample_positions`."""
     chosen = Sample(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, np.int32))
     for more in _positions(corpus, options.count_special_tokens):
-        hashed = np.concatenate([chosen.hash, more.hash])
-        text, position = np.concatenate([chosen.text, more.text]), np.concatenate([chosen.position, more.position])
-        smallest = np.sort(np.argsort(hashed)[: options.sample_positions])
-        chosen = Sample(hashed[smallest], text[smallest], position[smallest])
+        both = Sample(*(np.concatenate(arrays) for arrays in zip(astuple(chosen), astuple(more), strict=True)))
+        chosen = both.take(np.sort(np.argsort(both.hash)[: options.sample_positions]))
     return chosen
 
 

@@ -7,7 +7,6 @@ business, tokens as strings (`decoder`), and models: pages are made with this mo
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +100,7 @@ class TokenizedCorpus:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def packs_of_shard(self, shard: int) -> list[range]:
+    def packs_of_shard(self, shard: int) -> list[npt.NDArray[np.int64]]:
         """The texts of each pack of a shard, in order."""
         texts = np.flatnonzero(self.shards == shard)
-        bounds = np.flatnonzero(np.diff(self.packs[texts], prepend=-1, append=-1))
-        return [range(int(texts[a]), int(texts[b - 1]) + 1) for a, b in pairwise(bounds)]
+        return np.split(texts, np.flatnonzero(np.diff(self.packs[texts])) + 1)

@@ -4,7 +4,8 @@ What belongs here: descriptions, plain data. How a model is searched for its gat
 tapped in `taps`, what is computed from the tapped tensors in `reduction`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gluscope_assets.core.model.activation import activation_function
+from gluscope_assets.core.quadrants import ACTIVATIONS
 
 Stack = Literal["encoder", "decoder"]
 
@@ -36,19 +38,13 @@ class Projection:
 
     def vectors(self, stored: Tensor, neuron_axis: Literal["outputs", "inputs"]) -> Tensor:
         """[neurons, hidden] in the stored dtype, of the parameter `stored` or of an expert's slice of it."""
-        if self.expert is not None and stored.dim() == len(self.shape) == len(EXPERTS_AXES):
-            stored = stored[self.expert]
-        elif self.expert is not None and self._is_flat(stored):
+        if self.expert is not None and stored.numel() == math.prod(self.shape):
             stored = stored.view(self.shape)[self.expert]
         rows_first = self.inputs_first == (neuron_axis == "inputs")
         rows = stored if rows_first else stored.T
         if isinstance(self.columns, range):
             return rows[self.columns.start : self.columns.stop : self.columns.step]
         return rows[torch.tensor(self.columns)]
-
-    def _is_flat(self, stored: Tensor) -> bool:
-        """Whether all experts lie one below the other."""
-        return len(self.shape) == len(EXPERTS_AXES) and stored.shape[0] == self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True)
@@ -92,9 +88,15 @@ class GatedMLP:
         """The path inside the layer: `mlp`, `mlp.experts`, `mlp.shared_expert`."""
         return self.path.partition(f".{self.layer}.")[2] or self.path
 
-    def act(self, gate: Tensor) -> Tensor:
-        """σ of gate, elementwise. InputError if σ is not one that has a name."""
-        return activation_function(self.activation).compute(gate)
+    def by_name(self, activations: "Activations") -> dict[str, Tensor]:
+        """Each of ACTIVATIONS, [rows, neurons]; act computed in float32 where the model's own is narrower.
+
+        InputError if σ is then not one that has a name.
+        """
+        act = activations.act
+        if act is None:
+            act = activation_function(self.activation).compute(activations.gate.float())
+        return dict(zip(ACTIVATIONS, (activations.gate, activations.in_, act, activations.post), strict=True))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ class Activations:
     tokens: Tensor | None = None
     """[rows], the token of each row, ascending; None if the rows are all tokens in order."""
 
+    def each(self, change: Callable[[Tensor], Tensor], tokens: Tensor | None = None) -> "Activations":
+        """What `change` makes of each of the tensors; `tokens` says which tokens their rows are then of."""
+        act = None if self.act is None else change(self.act)
+        return Activations(change(self.gate), change(self.in_), act, change(self.post), tokens)
+
     def rows(self, chosen: Tensor, tokens: Tensor | None = None) -> "Activations":
         """The activations in `chosen` rows, int64 or bool [rows]; `tokens` says which tokens they are of."""
-        act = None if self.act is None else self.act[chosen]
-        return Activations(self.gate[chosen], self.in_[chosen], act, self.post[chosen], tokens)
+        return self.each(lambda tensor: tensor[chosen], tokens)

@@ -7,7 +7,7 @@ texts are laid out for the model belongs to `forward`.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -68,15 +68,14 @@ def _by_expert(product: Product) -> Iterator[tuple[int | None, Activations]]:
     """A product's activations by expert, rows flattened."""
     source = product.gate_source
     act = product.act if product.gate.dtype == torch.float32 else None
+    computed = Activations(product.gate, product.in_, act, product.post)
     if product.gate.dim() == len(source.weight.shape) == len(EXPERTS_AXES) and source.weight.expert is None:
         # All experts at once over all tokens; what is not sent to an expert reaches it as zeros.
         for expert in range(source.weight.shape[0]):
             tokens = source.input[expert].any(dim=-1).nonzero()[:, 0]
-            act_of = None if act is None else act[expert]
-            whole = _flattened(product.gate[expert], product.in_[expert], act_of, product.post[expert])
-            yield expert, whole.rows(tokens, tokens)
+            yield expert, computed.each(itemgetter(expert)).rows(tokens, tokens)
         return
-    activations = _flattened(product.gate, product.in_, act, product.post)
+    activations = computed.each(lambda tensor: tensor.reshape(-1, tensor.shape[-1]))
     if source.experts is not None and source.rows is not None:
         for expert in sorted(set(source.experts.tolist())):
             of_expert = (source.experts == expert).nonzero()[:, 0].to(source.rows.device)
@@ -95,21 +94,16 @@ def _in_order(tokens: Tensor) -> Tensor:
     return order[tokens[order].diff(prepend=tokens.new_full((1,), -1)) > 0]
 
 
-def _flattened(gate: Tensor, in_: Tensor, act: Tensor | None, post: Tensor) -> Activations:
-    flat = [None if tensor is None else tensor.reshape(-1, tensor.shape[-1]) for tensor in (gate, in_, act, post)]
-    return Activations(*flat)  # type: ignore[arg-type]
-
-
 class Taps(ExitStack):
     """While open, `run` hands the activations of each of `mlps` to a receiver. Threads may run at the same time."""
 
     def __init__(self, model: nn.Module, mlps: Sequence[GatedMLP]) -> None:
         super().__init__()
         self.model = model
-        self.blocks = [
-            _Block(path, model.get_submodule(path), list(own))
-            for path, own in groupby(sorted(mlps, key=lambda mlp: first_of(mlps, mlp.block)), lambda mlp: mlp.block)
-        ]
+        of_block: dict[str, list[GatedMLP]] = {}
+        for mlp in mlps:
+            of_block.setdefault(mlp.block, []).append(mlp)
+        self.blocks = [_Block(path, model.get_submodule(path), own) for path, own in of_block.items()]
         self.stops = True
         """Whether a pass ends after the last block."""
         self._pass = _Pass()
@@ -165,8 +159,3 @@ class Taps(ExitStack):
         self._pass.receive(ended.block.path, ended.computed)
         if self.stops and ended.block is self.blocks[-1]:
             raise _LastBlockLeft
-
-
-def first_of(mlps: Sequence[GatedMLP], block: str) -> int:
-    """The index of the first MLP of a block."""
-    return next(index for index, mlp in enumerate(mlps) if mlp.block == block)

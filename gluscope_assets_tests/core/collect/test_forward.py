@@ -24,7 +24,7 @@ from transformers import (
     Qwen2Model,
 )
 
-from gluscope_assets.core.collect.forward import Batch, Forward, batch_of, similar_lengths
+from gluscope_assets.core.collect.forward import Batch, Forward, similar_lengths
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
@@ -64,7 +64,7 @@ def gates_and_ins(model: nn.Module, corpus: TokenizedCorpus, layer: int = 2) -> 
     found: dict[int, tuple[Tensor, Tensor]] = {}
     wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer == layer]
     with Forward(model, wanted) as forward:
-        for batch in forward.batches(corpus, range(corpus.n_texts), True):
+        for batch in forward.batches(corpus, np.arange(corpus.n_texts), True):
 
             def receive(block: str, computed: list[tuple[GatedMLP, Activations]], batch: Batch = batch) -> None:
                 ((_, activations),) = computed
@@ -171,7 +171,7 @@ def test_only_the_wanted_layers_run() -> None:
     wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer == 1]
     model.layers[2].register_forward_pre_hook(lambda module, inputs: seen.append("ran"))
     with Forward(model, wanted) as forward:
-        forward.run(batch_of(corpus_of([[1, 2]]), np.array([0]), True), lambda block, found: received.append(block))
+        forward.run(Batch.of(corpus_of([[1, 2]]), np.array([0]), True), lambda block, found: received.append(block))
     assert received == ["layers.1.mlp"]
     assert not seen
 
@@ -181,7 +181,7 @@ def test_act_is_the_models_own_in_float32_and_left_out_otherwise(tmp_path: Path)
         model = model_of("llama").to(dtype)
         seen: list[Activations] = []
         with Forward(model, find_gated_mlps(model)) as forward:
-            batch = batch_of(corpus_of([[1, 2, 3]]), np.array([0]), True)
+            batch = Batch.of(corpus_of([[1, 2, 3]]), np.array([0]), True)
             forward.run(batch, lambda block, found, seen=seen: seen.append(found[0][1]))
         for found in seen:
             assert (found.act is None) == (dtype != torch.float32)

@@ -18,7 +18,7 @@ def test_texts_packs_and_shards_are_runs_of_the_tokens() -> None:
     corpus = corpus_of([[0, 5], [0, 6, 7], [0], [0, 8]], pack_texts=2, shard_packs=1)
     assert (corpus.n_texts, corpus.n_tokens, corpus.n_counted, corpus.n_shards) == (4, 8, 4, 2)
     assert [corpus.tokens_of(text).tolist() for text in range(4)] == [[0, 5], [0, 6, 7], [0], [0, 8]]
-    assert [corpus.packs_of_shard(shard) for shard in range(2)] == [[range(2)], [range(2, 4)]]
+    assert [[pack.tolist() for pack in corpus.packs_of_shard(shard)] for shard in range(2)] == [[[0, 1]], [[2, 3]]]
     assert np.flatnonzero(corpus.special).tolist() == [0, 2, 5, 6]
 
 

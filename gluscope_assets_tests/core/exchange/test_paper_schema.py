@@ -20,6 +20,7 @@ from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import export_paper, import_paper
 from gluscope_assets.core.files import read_provenance
+from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.model.anatomy import find_gated_mlps
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.loading import load_model
@@ -290,7 +291,7 @@ def test_windows_of_experts_and_padded_batches_are_filled_too(model_type: str, t
     collected = tables(merged)[1]
     chosen = [0, merged.neurons // 2, merged.neurons - 1]
     filled = fill_windows(without_windows(collected), model, corpus, chosen, SMALL)
-    assert_windows_agree(filled, collected, chosen, mlp.act)
+    assert_windows_agree(filled, collected, chosen, activation_function(mlp.activation).compute)
 
 
 def test_peaks_that_tie_are_those_of_the_collection(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConf
 
 from gluscope_assets.core.collect.forward import Batch, Forward
 from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.model.activation import activation_function
 from gluscope_assets.core.model.anatomy import NeedsWeights, find_gated_mlps, look_through
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.model.taps import Taps
@@ -149,7 +150,9 @@ def check(model_type: str, model: PreTrainedModel) -> None:
                 assert activations.act is not None
                 torch.testing.assert_close(activations.act * activations.in_, activations.post)
                 if mlp.activation != "unnamed":
-                    torch.testing.assert_close(mlp.act(activations.gate), activations.act, atol=1e-5, rtol=1e-4)
+                    torch.testing.assert_close(
+                        activation_function(mlp.activation).compute(activations.gate), activations.act, atol=1e-5, rtol=1e-4
+                    )
                 if len(activations.post) and not mlp.changed:
                     address = weight_of(model, mlp, "out")
                     first = model.get_parameter(mlp.out.parameter).data_ptr()
