@@ -39,7 +39,7 @@ from gluscope_assets.core.collect.workers import one_thread_each, plan_workers, 
 from gluscope_assets.core.corpus.sample import choose_sample
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import cut_into_packs, tokenize_corpus
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations
 from gluscope_assets.core.model.loading import load_model
@@ -131,7 +131,7 @@ class Subject:
             corpus = random_corpus(shape.tokens, shape.config["vocab_size"], shape.pack_tokens)
         self.corpus = repeated(corpus, times, shape.pack_tokens)
         self.packs = self.corpus.packs_of_shard(0)
-        self.mlps = find_gated_mlps(self.model)
+        self.mlps = look_through(self.model).mlps
 
     def tokens_of(self, packs: Sequence[npt.NDArray[np.integer]]) -> int:
         """The tokens of some packs."""

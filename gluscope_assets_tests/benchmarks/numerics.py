@@ -17,7 +17,7 @@ from gluscope_assets.core.collect.forward import Forward
 from gluscope_assets.core.collect.job import Collection, collect
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import tokenize_corpus
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.model.loading import load_model, read_shape
@@ -31,7 +31,7 @@ from gluscope_assets_tests.benchmarks.collection import DATA, table
 def quadrants(checkpoint: Checkpoint, dtype: str, corpus: TokenizedCorpus) -> list[npt.NDArray[np.int8]]:
     """The quadrant of every counted position, [positions, neurons], layer by layer; -1 for none."""
     model = load_model(checkpoint, dtype, "cpu")
-    mlps = find_gated_mlps(model)
+    mlps = look_through(model).mlps
     found: dict[int, list[npt.NDArray[np.int8]]] = {mlp.layer: [] for mlp in mlps}
     with Forward(model, mlps) as forward:
         for pack in corpus.packs_of_shard(0):

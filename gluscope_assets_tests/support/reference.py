@@ -25,7 +25,7 @@ from gluscope_assets.core.collect.job import Collection
 from gluscope_assets.core.collect.reduction import LayerState
 from gluscope_assets.core.collect.shard_state import ShardState
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import Checkpoint
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Projection, Stack
 from gluscope_assets.core.model.loading import ModelShape
@@ -299,7 +299,7 @@ def collect_in_memory(
     beside: tuple[int, ...] = (),
 ) -> list[Aggregate]:
     """The shards of one layer, through the files that `collect` writes; the layers `beside` are collected in the same pass."""
-    shape = ModelShape(tuple(find_gated_mlps(model, stack)), vocabulary=1 << 30)
+    shape = ModelShape(look_through(model, stack).mlps, vocabulary=1 << 30)
     collection = Collection(
         checkpoint=Checkpoint("table", Path("table"), "0" * 64),
         dtype="float32",

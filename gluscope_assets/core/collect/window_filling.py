@@ -144,9 +144,9 @@ def _fill_entries(
 ) -> list[tuple[float, float]]:
     """Fill the entries of `by_text`. Gives the model's value and the table's at each peak."""
     from gluscope_assets.core.collect.forward import Forward
-    from gluscope_assets.core.model.anatomy import find_gated_mlps
+    from gluscope_assets.core.model.anatomy import look_through
 
-    mlps = [mlp for mlp in find_gated_mlps(model, stack) if mlp.layer == layer]
+    mlps = [mlp for mlp in look_through(model, stack).mlps if mlp.layer == layer]
     if not mlps or chosen[-1] >= sum(mlp.width for mlp in mlps):
         raise InputError(
             f"The model has {sum(mlp.width for mlp in mlps)} gated neurons in layer {layer} and the table has neuron "

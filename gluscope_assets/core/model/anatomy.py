@@ -64,11 +64,6 @@ def look_through(model: nn.Module, stack: Stack | None = None) -> Anatomy:
     return Anatomy(tuple(sorted(mlps, key=lambda mlp: mlp.layer)), trial.final_norm)
 
 
-def find_gated_mlps(model: nn.Module, stack: Stack | None = None) -> list[GatedMLP]:
-    """The gated MLPs of `look_through`."""
-    return list(look_through(model, stack).mlps)
-
-
 def _check_stack(model: nn.Module, stack: Stack | None) -> None:
     has_both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     if has_both and stack is None:

@@ -26,7 +26,7 @@ from transformers import (
 
 from gluscope_assets.core.collect.forward import Batch, Forward, similar_lengths
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets_tests.support.reference import TableModel, corpus_of
 
@@ -62,7 +62,7 @@ def texts_of(seed: int, lengths: list[int]) -> list[list[int]]:
 def gates_and_ins(model: nn.Module, corpus: TokenizedCorpus, layer: int = 2) -> tuple[bool, list[tuple[Tensor, Tensor]]]:
     """Whether texts were packed; gate and in of each text."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer == layer]
+    wanted = [mlp for mlp in look_through(model).mlps if mlp.layer == layer]
     with Forward(model, wanted) as forward:
         for batch in forward.batches(corpus, np.arange(corpus.n_texts), True):
 
@@ -114,13 +114,13 @@ def test_a_text_depends_neither_on_its_neighbours_nor_on_the_future(data: st.Dat
 
 
 def test_a_model_that_cannot_pack_says_why_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    with Forward(model := model_of("gemma2, capped scores"), find_gated_mlps(model)) as forward:
+    with Forward(model := model_of("gemma2, capped scores"), look_through(model).mlps) as forward:
         assert not forward.packed
     assert "Gemma2Model is forwarded in padded batches: packing fails with ValueError" in caplog.text
     assert "softcap" in caplog.text
     caplog.clear()
     table = TableModel(torch.ones(3, 1), torch.ones(3, 1))
-    with Forward(table, find_gated_mlps(table)) as forward:
+    with Forward(table, look_through(table).mlps) as forward:
         assert not forward.packed
     assert "TableModel is forwarded in padded batches: its attention cannot be exchanged" in caplog.text
 
@@ -141,7 +141,7 @@ def test_a_model_that_lets_packed_texts_mix_is_padded(caplog: pytest.LogCaptureF
 
     for layer in model.layers:
         layer.input_layernorm = Mixing(layer.input_layernorm)
-    with Forward(model, find_gated_mlps(model)) as forward:
+    with Forward(model, look_through(model).mlps) as forward:
         assert not forward.packed
     assert "its texts do not keep apart in a pack" in caplog.text
 
@@ -149,7 +149,7 @@ def test_a_model_that_lets_packed_texts_mix_is_padded(caplog: pytest.LogCaptureF
 def test_a_model_keeps_its_own_attention_afterwards() -> None:
     model = model_of("llama")
     usual = model.config._attn_implementation
-    with Forward(model, find_gated_mlps(model)) as forward:
+    with Forward(model, look_through(model).mlps) as forward:
         assert forward.packed
         assert model.config._attn_implementation != usual
     assert model.config._attn_implementation == usual
@@ -168,7 +168,7 @@ def test_padded_batches_hold_each_text_once_and_little_padding(lengths: list[int
 
 def test_only_the_wanted_layers_run() -> None:
     model, seen, received = model_of("llama"), [], []
-    wanted = [mlp for mlp in find_gated_mlps(model) if mlp.layer == 1]
+    wanted = [mlp for mlp in look_through(model).mlps if mlp.layer == 1]
     model.layers[2].register_forward_pre_hook(lambda module, inputs: seen.append("ran"))
     with Forward(model, wanted) as forward:
         forward.run(Batch.of(corpus_of([[1, 2]]), np.array([0]), True), lambda block, found: received.append(block))
@@ -180,7 +180,7 @@ def test_act_is_the_models_own_in_float32_and_left_out_otherwise(tmp_path: Path)
     for dtype in (torch.float32, torch.bfloat16):
         model = model_of("llama").to(dtype)
         seen: list[Activations] = []
-        with Forward(model, find_gated_mlps(model)) as forward:
+        with Forward(model, look_through(model).mlps) as forward:
             batch = Batch.of(corpus_of([[1, 2, 3]]), np.array([0]), True)
             forward.run(batch, lambda block, found, seen=seen: seen.append(found[0][1]))
         for found in seen:

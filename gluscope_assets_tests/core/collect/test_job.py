@@ -13,7 +13,7 @@ from gluscope_assets.core.collect import kernel
 from gluscope_assets.core.corpus.sample import choose_sample
 from gluscope_assets.core.errors import InputError, OutOfMemory
 from gluscope_assets.core.files import read_provenance
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.gated_mlp import Stack
 from gluscope_assets.core.options import CollectionOptions
 from gluscope_assets.core.paths import LayerShards
@@ -81,7 +81,7 @@ def test_random_models_agree_with_brute_force(tmp_path: Path, act: str, layer: i
 )  # fmt: skip
 def test_other_architectures_agree_with_brute_force(tmp_path: Path, model_type: str, stack: Stack | None) -> None:
     model, corpus = tiny_model(model_type), corpus_of(ragged_texts(seed=3, count=12), shard_packs=3)
-    layer = find_gated_mlps(model, stack)[-1].layer
+    layer = look_through(model, stack).mlps[-1].layer
     with recording(layer, corpus) as recorded:
         merged = collect_merged(model, corpus, SMALL, tmp_path, layer, stack)
     assert_agrees(merged, brute_force(corpus, recorded, SMALL), recorded, corpus)

@@ -12,7 +12,7 @@ import pytest
 
 from gluscope_assets.core.collect.verify import verify_aggregate
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.loading import base_model
 from gluscope_assets.core.model.weights import Reader, neuron_vectors, orientation
@@ -145,7 +145,7 @@ def test_the_oriented_view_is_the_papers_oriented_table(aggregates: list[Aggrega
     checkpoint = resolve_checkpoint(CheckpointOptions(name="stories260k", path=DATA / "stories260K"))
     model = base_model(checkpoint)
     reader = Reader(checkpoint, model, "cpu")
-    vectors = [neuron_vectors(reader, mlp) for mlp in find_gated_mlps(model)]
+    vectors = [neuron_vectors(reader, mlp) for mlp in look_through(model).mlps]
     signs = np.concatenate([orientation(vector.gate, vector.in_).numpy() for vector in vectors])
     assert (signs < 0).sum() == 435  # the data's README: 435 of 860 neurons flip
     oriented = pl.read_parquet(DATA / "oracle" / "neuron_activations_oriented.parquet").sort("layer", "neuron")

@@ -21,7 +21,7 @@ from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.exchange.paper_schema import export_paper, import_paper
 from gluscope_assets.core.files import read_provenance
 from gluscope_assets.core.model.activation import activation_function
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import Checkpoint, resolve_checkpoint
 from gluscope_assets.core.model.loading import load_model
 from gluscope_assets.core.model.weights import write_neuron_weights
@@ -286,7 +286,7 @@ def ragged(seed: int, count: int) -> list[list[int]]:
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "modernbert"])
 def test_windows_of_experts_and_padded_batches_are_filled_too(model_type: str, tmp_path: Path) -> None:
     model, corpus = tiny_model(model_type), corpus_of(ragged(5, 14))
-    mlp = find_gated_mlps(model)[-1]
+    mlp = look_through(model).mlps[-1]
     merged = collect_merged(model, corpus, SMALL, tmp_path, mlp.layer)
     collected = tables(merged)[1]
     chosen = [0, merged.neurons // 2, merged.neurons - 1]

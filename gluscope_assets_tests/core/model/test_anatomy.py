@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConf
 from gluscope_assets.core.collect.forward import Batch, Forward
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.activation import activation_function
-from gluscope_assets.core.model.anatomy import NeedsWeights, find_gated_mlps, look_through
+from gluscope_assets.core.model.anatomy import NeedsWeights, look_through
 from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP
 from gluscope_assets.core.model.taps import Taps
 from gluscope_assets_tests.support.zoo import MODEL_TYPES, NOT_BUILT, gated_modules, inputs_of, tiny_model
@@ -126,7 +126,7 @@ def sorted_rows(rows: Tensor) -> Tensor:
 def check(model_type: str, model: PreTrainedModel) -> None:
     """One gated type: every layer found, post what enters w_out, widths of the config, act = σ(gate), post = act · in."""
     for stack in ("encoder", "decoder") if model.config.is_encoder_decoder else (None,):
-        mlps = find_gated_mlps(model, stack)
+        mlps = look_through(model, stack).mlps
         found, recorder, ran = record(model, mlps)
         assert set(found) <= set(mlps)
         gated = [path for path in gated_modules(model) if path in ran and path.startswith(stack or "")]
@@ -198,18 +198,18 @@ def test_every_gated_type_of_transformers_is_found_and_tapped(record_property: C
 def test_a_model_without_a_gated_mlp_is_refused_with_what_it_has() -> None:
     gpt2 = GPT2Model(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=8))
     with pytest.raises(InputError, match=r"GPT2Model has no gated MLP: .* only the linear parts c_attn, c_fc, c_proj;"):
-        find_gated_mlps(gpt2)
+        look_through(gpt2)
     opt = OPTModel(OPTConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=8, ffn_dim=6, vocab_size=11))
     with pytest.raises(InputError, match=r"OPTModel has no gated MLP: .* fc1, fc2, k_proj"):
-        find_gated_mlps(opt)
+        look_through(opt)
 
 
 def test_the_stack_must_be_named_where_there_are_two() -> None:
     with pytest.raises(InputError, match="T5Model has an encoder and a decoder; set model.stack"):
-        find_gated_mlps(tiny_model("t5"))
+        look_through(tiny_model("t5"))
     with pytest.raises(InputError, match="LlamaModel has one stack of layers only; remove model.stack"):
-        find_gated_mlps(tiny_model("llama"), "decoder")
-    encoder, decoder = (find_gated_mlps(tiny_model("t5"), stack) for stack in ("encoder", "decoder"))
+        look_through(tiny_model("llama"), "decoder")
+    encoder, decoder = (look_through(tiny_model("t5"), stack).mlps for stack in ("encoder", "decoder"))
     assert {mlp.path.split(".")[0] for mlp in encoder} == {"encoder"}
     assert {mlp.path.split(".")[0] for mlp in decoder} == {"decoder"}
 
@@ -217,14 +217,14 @@ def test_the_stack_must_be_named_where_there_are_two() -> None:
 def test_nothing_is_needed_of_the_weights_but_their_shapes() -> None:
     with torch.device("meta"):
         model = LlamaModel(LlamaConfig(num_hidden_layers=2, vocab_size=128_256))
-    assert [(mlp.layer, mlp.width) for mlp in find_gated_mlps(model)] == [(0, 11008), (1, 11008)]
+    assert [(mlp.layer, mlp.width) for mlp in look_through(model).mlps] == [(0, 11008), (1, 11008)]
 
 
 def test_a_model_that_decides_by_values_needs_its_weights() -> None:
     model = tiny_model("jetmoe")
-    assert {mlp.expert for mlp in find_gated_mlps(model)} == set(range(model.config.num_local_experts))
+    assert {mlp.expert for mlp in look_through(model).mlps} == set(range(model.config.num_local_experts))
     with pytest.raises(NeedsWeights, match="JetMoeModel cannot be looked through without its weights"):
-        find_gated_mlps(model.to("meta"))
+        look_through(model.to("meta"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_fused_projection_is_read_in_the_models_own_order() -> None:
     """gpt-oss interleaves gate and in; Phi-3 puts gate first; each neuron's vectors give its gate and in."""
     for model_type in ("gpt_oss", "phi3", "qwen3_moe", "llama4_text", "dbrx", "jetmoe", "modernbert"):
         model = tiny_model(model_type)
-        found, recorder, _ = record(model, find_gated_mlps(model))
+        found, recorder, _ = record(model, look_through(model).mlps)
         checked = 0
         for mlp, runs in found.items():
             for activations in runs:
@@ -275,6 +275,6 @@ def test_a_model_with_other_rows_than_tokens_is_refused() -> None:
     model = tiny_model("blt")
     with (
         pytest.raises(InputError, match=r"computes \d+ rows for 5 tokens; choose layers or a model with one"),
-        Forward(model, find_gated_mlps(model)) as forward,
+        Forward(model, look_through(model).mlps) as forward,
     ):
         forward.run(Batch.whole(np.arange(1), np.array([5]), np.arange(5), np.ones(5, bool)), lambda block, found: None)

@@ -16,7 +16,7 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.corpus.tokenize import tokenize_corpus
 from gluscope_assets.core.files import write_parquet
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.gated_mlp import Stack
 from gluscope_assets.core.model.inspection import inspect_checkpoint
@@ -111,7 +111,7 @@ def test_experts_that_are_modules(tmp_path: Path) -> None:
     tables, first = [], 0
     tokens = model.embed_tokens.weight.detach()
     head = Unembedding(tokens, Fold(torch.ones(tokens.shape[1]), centres=False), 1.0, {})
-    for mlp in (mlp for mlp in find_gated_mlps(model) if mlp.layer == 1):
+    for mlp in (mlp for mlp in look_through(model).mlps if mlp.layer == 1):
         read = {part.parameter: model.get_parameter(part.parameter).detach() for part in mlp.projections}
         gate, in_ = (part.vectors(read[part.parameter], "outputs") for part in (mlp.gate, mlp.in_))
         vectors = NeuronVectors(gate, in_, mlp.out.vectors(read[mlp.out.parameter], "inputs"))

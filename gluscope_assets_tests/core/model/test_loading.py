@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gluscope_assets.core.errors import InputError
-from gluscope_assets.core.model.anatomy import find_gated_mlps
+from gluscope_assets.core.model.anatomy import look_through
 from gluscope_assets.core.model.checkpoint import resolve_checkpoint
 from gluscope_assets.core.model.loading import check_checkpoint, load_model, read_shape
 from gluscope_assets.core.options import CheckpointOptions
@@ -52,7 +52,7 @@ def test_the_model_is_loaded_without_its_head_in_the_dtype_asked_for(folder: Pat
     assert type(model).__name__ == "LlamaModel"
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert [(mlp.layer, mlp.width) for mlp in find_gated_mlps(model)] == [(0, 6), (1, 6)]
+    assert [(mlp.layer, mlp.width) for mlp in look_through(model).mlps] == [(0, 6), (1, 6)]
 
 
 def test_missing_weights_are_refused_not_filled_in(folder: Path) -> None:
