@@ -99,6 +99,22 @@ def test_no_private_name_leaves_its_room(path: Path) -> None:
         assert not name.startswith("_") or name.startswith("__") or path.parent == folder, f"{name} of {module}"
 
 
+def test_no_two_things_have_one_name() -> None:
+    modules: dict[str, list[str]] = {}
+    for path in (path for path in MODULES if "demo" not in path.parts):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in names:
+                if not name.startswith("_"):
+                    modules.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    # A logger is called so everywhere, and a command is called as what it does.
+    twice = {name: paths for name, paths in modules.items() if len(paths) > 1 and name not in ("logger", "publish")}
+    assert not twice
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_are_short_or_say_why_not(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import dagster as dg
 from cyclopts import Parameter
 
 from gluscope_assets.commands.arguments import StudyName, named_checkpoints, named_layers, named_study
-from gluscope_assets.commands.instance import only_build, open_instance, retire_dead_runs, run_job
+from gluscope_assets.commands.instance import execute_job, only_build, open_instance, retire_dead_runs
 from gluscope_assets.commands.plan import LayerRun, Plan, Planner
 from gluscope_assets.core.corpus.tokenize import source_version
 from gluscope_assets.core.errors import InputError
@@ -74,7 +74,7 @@ def run_plan(study: Study, plan: Plan, instance: dg.DagsterInstance) -> None:
 
     def run(stages: Sequence[str], said: str, tags: Mapping[str, str] | None = None) -> None:
         print(f"{study.name}: {said}", flush=True)
-        run_job(job, instance, [dg.AssetKey([study.name, stage]) for stage in stages], tags)
+        execute_job(job, instance, [dg.AssetKey([study.name, stage]) for stage in stages], tags)
 
     if plan.new_checkpoints:
         keys = [checkpoint.key for checkpoint in plan.new_checkpoints]
@@ -82,7 +82,7 @@ def run_plan(study: Study, plan: Plan, instance: dg.DagsterInstance) -> None:
         for checkpoint in plan.new_checkpoints:
             instance.report_runless_asset_event(checkpoint_event(study, checkpoint))
     if plan.observe_source:
-        run_job(definitions.resolve_job_def(observe_corpus_job(study).name), instance)
+        execute_job(definitions.resolve_job_def(observe_corpus_job(study).name), instance)
     if plan.corpus:
         run(["tokenized_corpus"], "tokenized_corpus")
     for layer_run in plan.layer_runs:

@@ -78,7 +78,7 @@ def retire_dead_runs(instance: dg.DagsterInstance) -> None:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def run_job(
+def execute_job(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
     assets: Sequence[dg.AssetKey] | None = None,

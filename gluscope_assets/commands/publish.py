@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.filesize import decimal
 
 from gluscope_assets.commands.arguments import StudyName, named_study
-from gluscope_assets.commands.instance import open_instance, run_job
+from gluscope_assets.commands.instance import execute_job, open_instance
 from gluscope_assets.definitions import build_defs
 from gluscope_assets.orchestration.jobs import publish_job
 
@@ -25,7 +25,7 @@ def publish(
     job = build_defs([study]).resolve_job_def(publish_job(study).name)
     operation = dg.AssetKey([study.name, "published_site"]).to_python_identifier()
     with open_instance() as instance:
-        result = run_job(job, instance, config={"ops": {operation: {"config": {"roll_back": roll_back}}}})
+        result = execute_job(job, instance, config={"ops": {operation: {"config": {"roll_back": roll_back}}}})
     (event,) = result.asset_materializations_for_node(operation)
     report = {name: value.value for name, value in event.metadata.items()}
     print(

@@ -17,6 +17,14 @@ HALF_OVERFLOWS = 65520.0
 """The smallest magnitude that rounds to infinity in float16."""
 
 
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
+"""Numbers of texts, positions, tokens and experts, as they are stored."""
+
+
 def offsets_of(lengths: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Where runs of these lengths begin if one follows the other, and where the last one ends: int64 [runs + 1] from 0.
 

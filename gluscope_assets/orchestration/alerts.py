@@ -13,7 +13,6 @@ import dagster as dg
 
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
-from gluscope_assets.orchestration.retries import first_line
 
 WEBHOOK_VARIABLE = "GLUSCOPE_ALERT_WEBHOOK"
 """The environment variable with the address that failed runs are told to. It may hold a secret, so nothing ever shows it."""
@@ -51,7 +50,7 @@ def alert_of(context: dg.RunFailureSensorContext) -> dict[str, str | None]:
         study, asset = parent or study, "/".join(filter(None, (parent, stage)))
         error = _error_of(failures[0])
     else:
-        error = first_line(context.failure_event.message or "The run ended early.")
+        error = _first_line(context.failure_event.message or "The run ended early.")
     ends = [run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags]
     partition = run.tags.get(PARTITION_TAG) or " to ".join(dict.fromkeys(ends)) or None
     link = f"{os.environ.get(WEBSERVER_VARIABLE, 'http://127.0.0.1:3000').rstrip('/')}/runs/{run.run_id}"
@@ -71,11 +70,11 @@ def _error_of(event: dg.DagsterEvent) -> str:
     """The sentence of a failed step: a Failure's own, or the first line of the innermost cause's message."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
-        return first_line(data.user_failure_data.description)
+        return _first_line(data.user_failure_data.description)
     error = data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return first_line(error.message) if error is not None else "The step failed."
+    return _first_line(error.message) if error is not None else "The step failed."
 
 
 def post_alert(alert: dict[str, str | None]) -> None:
@@ -96,3 +95,8 @@ def post_alert(alert: dict[str, str | None]) -> None:
     else:
         return
     raise RuntimeError(f"The webhook in ${WEBHOOK_VARIABLE} did not take the alert: {reason}.")
+
+
+def _first_line(text: str) -> str:
+    """The first line of a message."""
+    return text.strip().partition("\n")[0].strip()

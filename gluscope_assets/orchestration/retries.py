@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import dagster as dg
 
-from gluscope_assets.core.errors import InputError
+from gluscope_assets.core.errors import InputError, first_line
 from gluscope_assets.core.processes import end_with_parent
 
 WAITS = (30.0, 120.0, 600.0)
@@ -105,11 +105,6 @@ def _names(error: BaseException) -> set[str]:
     return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
 
 
-def first_line(text: str) -> str:
-    """The first line of a message."""
-    return text.strip().partition("\n")[0].strip()
-
-
 def tried_again_if_transient(body: Body[Parameters, Result]) -> Body[Parameters, Result]:
     """Let an asset's body be tried again, after growing waits, when what failed may pass; end the run when it will not.
 
@@ -126,7 +121,7 @@ def tried_again_if_transient(body: Body[Parameters, Result]) -> Body[Parameters,
         except Exception as error:
             tries = context.retry_number
             if is_transient(error) and tries < len(WAITS) and COMMAND_TAG not in context.run.tags:
-                wait, reason = WAITS[tries], first_line(str(error)) or type(error).__name__
+                wait, reason = WAITS[tries], first_line(error)
                 context.log.warning(f"Try {tries + 1} of {len(WAITS) + 1} failed and may pass, next in {wait:.0f} s: {reason}")
                 raise dg.RetryRequested(max_retries=len(WAITS), seconds_to_wait=wait) from error
             if isinstance(error, InputError):

@@ -42,16 +42,18 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     # Where the corpus lies does not matter: the version of its content is an input of this stage.
-    "tokenized_corpus": Stage(lambda study: (study.corpus.model_dump(exclude={"path"}),), "1", "?"),
-    "neuron_weights": Stage(lambda study: (study.model.stack,), "2", "?"),
-    "activation_shards": Stage(lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump()), "3", "?"),
-    "quadrant_aggregates": Stage(lambda study: (), "3", "?"),
+    "tokenized_corpus": Stage(lambda study: (study.corpus.model_dump(exclude={"path"}),), "1", "7bf69b69d68a"),
+    "neuron_weights": Stage(lambda study: (study.model.stack,), "2", "d03250a7a2a3"),
+    "activation_shards": Stage(
+        lambda study: (study.model.dtype, study.model.stack, study.collection.model_dump()), "3", "44d8ac6faf47"
+    ),
+    "quadrant_aggregates": Stage(lambda study: (), "3", "2c8481495847"),
     "neuron_pages": Stage(lambda study: (study.title, study.model.name, study.site.view)),
     "site": Stage(
         lambda study: (study.title, study.description, study.model.name, study.site.view, study.site.dataset_license),
         all_templates=True,
     ),
-    "published_site": Stage(lambda study: (), "1", "?"),
+    "published_site": Stage(lambda study: (), "1", "a5d7c7f28000"),
 }
 
 HASH_SHOWN = 12

@@ -152,7 +152,7 @@ def collect(
     for layer in collection.layers:
         of_layer = LayerShards(collection.root, layer)
         shards.write_record(of_layer, job.record)
-        manifests = [shards.read_manifest(of_layer.shard(shard)) for shard in range(job.corpus.n_shards)]
+        manifests = [shards.read_shard_manifest(of_layer.shard(shard)) for shard in range(job.corpus.n_shards)]
         cells = sum(manifest.routed for manifest in manifests) or 1
         counts = [sum(manifest.count[q] for manifest in manifests) for q in range(len(QUADRANTS))]
         report.bytes[layer] = sum(manifest.bytes for manifest in manifests)

@@ -105,7 +105,7 @@ def write_shard(aggregate: Aggregate, root: Path, shard: int, tokens: int, foote
         (folder / SHARD_MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_shard_manifest(folder: Path) -> Manifest:
     """The manifest of the finished shard in `folder`. InputError if it is missing or damaged."""
     path = require_file(folder / SHARD_MANIFEST)
     try:
@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
 def is_finished(folder: Path, fingerprint: str, computed_on: str) -> bool:
     """Whether the shard in `folder` is whole and made from the same things on the same software and hardware."""
     try:
-        manifest = read_manifest(folder)
+        manifest = read_shard_manifest(folder)
     except InputError:
         return False
     if (manifest.fingerprint, manifest.computed_on) != (fingerprint, computed_on):
@@ -164,9 +164,9 @@ def merge_shards(root: Path, layer: int, destination: Path, provenance: Mapping[
     shards = LayerShards(root, layer)
     record = read_record(shards)
     folders = [shards.shard(shard) for shard in range(len(record.shards))]
-    computed_on = read_manifest(folders[0]).computed_on
+    computed_on = read_shard_manifest(folders[0]).computed_on
     for shard, fingerprint in zip(folders, record.shards, strict=True):
-        manifest = read_manifest(shard)
+        manifest = read_shard_manifest(shard)
         if (manifest.fingerprint, manifest.computed_on) != (fingerprint, computed_on):
             raise InputError(f"{shard} is of another collection than {shards.record}; delete that and run gluscope build.")
         if not is_finished(shard, fingerprint, computed_on):
@@ -222,7 +222,7 @@ def merge_layers(
 
     def merge_layer(layer: int) -> MergeReport:
         merged = merge_shards(root, layer, destination(layer), provenance(layer))
-        shards = [read_manifest(path.parent) for path in LayerShards(root, layer).manifests()]
+        shards = [read_shard_manifest(path.parent) for path in LayerShards(root, layer).manifests()]
         if drop:
             for table in LayerShards(root, layer).tables():
                 table.unlink(missing_ok=True)

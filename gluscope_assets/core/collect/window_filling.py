@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.arrays import narrow, offsets_of
+from gluscope_assets.core.arrays import Floats, narrow, offsets_of
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, require_file, write_parquet
@@ -31,20 +31,18 @@ if TYPE_CHECKING:
     from gluscope_assets.core.collect.forward import Batch, Forward
     from gluscope_assets.core.model.gated_mlp import Activations, GatedMLP, Stack
 
-TOKENS_AT_ONCE = 1 << 12
+FORWARDED_AT_ONCE = 1 << 12
 """Tokens that are forwarded together, unless one text has more."""
-CELLS_AT_ONCE = 1 << 22
+ACTIVATIONS_AT_ONCE = 1 << 22
 """Tokens x neurons whose activations are in memory together: 16 MB for each of gate, in, act and post."""
 
-TOLERANCE = 0.1
+VALUE_TOLERANCE = 0.1
 """How far, relatively, a model may be from a list's values: bfloat16 is within a few hundredths."""
 MOST_OFF = 0.2
 """The share of examples that may be further off before model and table are taken not to belong together."""
 
 THE_PAPERS = CollectionOptions(count_special_tokens=True)
 """The windows that a study has by default, with special tokens counted, as in the paper's tables."""
-
-Floats = npt.NDArray[np.float32]
 
 
 class _Example(NamedTuple):
@@ -101,7 +99,7 @@ def fill_windows(
             f"table was made from."
         )
     values = _fill_entries(by_text, model, corpus, layers.pop(), np.array(chosen), options, stack)
-    off = [abs(computed - listed) > TOLERANCE * abs(listed) for computed, listed in values]
+    off = [abs(computed - listed) > VALUE_TOLERANCE * abs(listed) for computed, listed in values]
     if np.mean(off) > MOST_OFF:
         raise InputError(
             f"The model computes other values than the lists have at {sum(off)} of {len(off)} examples; give the checkpoint "
@@ -174,10 +172,10 @@ def _fill_entries(
 def _batches(
     forward: "Forward", corpus: TokenizedCorpus, texts: list[int], neurons: int, count_special_tokens: bool
 ) -> Iterator["Batch"]:
-    """The texts as the model takes them, as many at once as `TOKENS_AT_ONCE` and `CELLS_AT_ONCE` allow."""
+    """The texts as the model takes them, as many at once as `FORWARDED_AT_ONCE` and `ACTIVATIONS_AT_ONCE` allow."""
     numbers = np.array(texts)
     begin = offsets_of(corpus.offsets[numbers + 1] - corpus.offsets[numbers])[:-1]
-    group = begin // max(1, min(TOKENS_AT_ONCE, CELLS_AT_ONCE // neurons))
+    group = begin // max(1, min(FORWARDED_AT_ONCE, ACTIVATIONS_AT_ONCE // neurons))
     for number in np.unique(group):
         yield from forward.batches(corpus, numbers[group == number], count_special_tokens)
 

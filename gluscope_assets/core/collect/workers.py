@@ -27,7 +27,7 @@ POLL_SECONDS = 0.5
 TokenCounter = Callable[[int], None]
 """Called with a number of tokens when they have been forwarded."""
 
-Subject = TypeVar("Subject")
+Task = TypeVar("Task")
 """What processes work on together; it can be pickled."""
 
 
@@ -39,7 +39,7 @@ class Worker:
     threads: int
 
 
-Work = Callable[[Subject, Worker, TokenCounter], None]
+Work = Callable[[Task, Worker, TokenCounter], None]
 """What a process does: a function of a module, which the process imports."""
 
 
@@ -59,9 +59,7 @@ def plan_workers(devices: Sequence[str], shards: int, processes: int | None = No
     return [Worker("cpu", cores_each(started)) for _ in range(started)]
 
 
-def run_processes(
-    work: Work[Subject], subject: Subject, workers: Sequence[Worker], count_tokens: TokenCounter
-) -> list[int | None]:
+def run_processes(work: Work[Task], subject: Task, workers: Sequence[Worker], count_tokens: TokenCounter) -> list[int | None]:
     """Call `work(subject, worker, count)` in a process for each worker until all have ended, and give their exit codes.
 
     The tokens that they count arrive at `count_tokens`. An InputError of one of them is raised here, anything else as a
@@ -95,7 +93,7 @@ def run_processes(
             process.join()
 
 
-def _run_in_process(work: Work[Subject], subject: Subject, worker: Worker, messages: Any) -> None:
+def _run_in_process(work: Work[Task], subject: Task, worker: Worker, messages: Any) -> None:
     """What a process of its own does."""
     end_with_parent()
     try:

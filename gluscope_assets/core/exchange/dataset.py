@@ -29,8 +29,8 @@ from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.orientation import scan_neurons
 from gluscope_assets.core.tables.schema import widest
 
-CARD = "README.md"
-VOCABULARY = "vocabulary.parquet"
+DATASET_CARD = "README.md"
+VOCABULARY_TABLE = "vocabulary.parquet"
 MARK = "<!-- written by GLUScope -->"
 """In a card: the folder may be replaced."""
 
@@ -64,8 +64,8 @@ def write_dataset(sources: Sequence[LayerSource], target: Path, license: str) ->
         decoder = TokenDecoder.from_folder(sources[0].tokenizer)
         pieces = [decoder.piece(token) for token in range(len(decoder.split))]
         vocabulary = pa.table({"token": pa.array(range(len(pieces)), pa.int32()), "piece": pa.array(pieces, pa.string())})
-        write_parquet(vocabulary, folder / VOCABULARY, {}, row_group_size=1 << 16)
-        (folder / CARD).write_text(dataset_card(sources, license), encoding="utf-8")
+        write_parquet(vocabulary, folder / VOCABULARY_TABLE, {}, row_group_size=1 << 16)
+        (folder / DATASET_CARD).write_text(dataset_card(sources, license), encoding="utf-8")
 
 
 def remove_dataset(target: Path) -> None:
@@ -75,7 +75,7 @@ def remove_dataset(target: Path) -> None:
 
 
 def _is_ours(target: Path) -> bool:
-    card = target / CARD
+    card = target / DATASET_CARD
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import Floats
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
@@ -48,8 +48,6 @@ NAMES = {
     "gate-_in-": "gate-neg-in-neg",
 }
 """The quadrants as Neuronpedia's addresses allow them."""
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

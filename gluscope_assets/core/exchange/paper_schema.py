@@ -7,15 +7,14 @@ tables, which need a forward pass, are filled by `collect/window_filling`; what 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.arrays import offsets_of
+from gluscope_assets.core.arrays import Array, offsets_of
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import (
     hash_files,
@@ -44,8 +43,6 @@ EXACT_POSITIONS = 1 << 20
 """Shares of fewer positions name their counts exactly in float32, with room to spare."""
 
 UNKNOWN = "not in the paper's table"
-
-Array = npt.NDArray[Any]
 
 
 def _columns() -> Iterator[tuple[str, pa.DataType]]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from gluscope_assets.core.arrays import Floats
 from gluscope_assets.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Floats = npt.NDArray[np.float32]
 
 UNNAMED = "unnamed"
 """The name of every σ that is none of `ACTIVATION_FUNCTIONS`."""

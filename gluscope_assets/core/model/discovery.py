@@ -14,7 +14,7 @@ from gluscope_assets.core.model.checkpoint import hash_of_weights, hub_errors, r
 from gluscope_assets.core.options import CheckpointOptions, DiscoveryOptions
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 def find_candidates(options: DiscoveryOptions) -> tuple[list[CheckpointOptions], list[str]]:
@@ -34,10 +34,10 @@ def weights_hash(options: CheckpointOptions) -> str:
 
 def is_complete(folder: Path) -> bool:
     """Whether nobody is still writing a checkpoint: each file that belongs to it is there and as long as it says it is."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights, index = sorted(folder.glob("*.safetensors")), folder / WEIGHTS_INDEX
     try:
         json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        named = json.loads((folder / INDEX).read_text())["weight_map"].values() if (folder / INDEX).is_file() else ()
+        named = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ()
     except (OSError, ValueError, KeyError, AttributeError):
         return False
     return bool(weights) and {path.name for path in weights} >= set(named) and all(map(_is_whole, weights))

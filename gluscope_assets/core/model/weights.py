@@ -31,12 +31,12 @@ THRESHOLD = 0.5
 
 TOKENS_KEPT = 10
 
-CELLS_AT_ONCE = 1 << 26
+SCORES_AT_ONCE = 1 << 26
 """Scores of neurons x tokens that are in memory together: 256 MB."""
 
-TOKENS_AT_ONCE = 1 << 14
+VOCABULARY_AT_ONCE = 1 << 14
 
-QUANTILES = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
+CHANCE_QUANTILES = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 MISMATCHES = 8
 """How many other neurons each is paired with for the random baseline."""
 
@@ -188,8 +188,8 @@ def random_baseline(vectors: NeuronVectors) -> dict[str, dict[str, float]]:
     for name, (first, second) in COSINES.items():
         others = [cosine(getattr(vectors, first), getattr(vectors, second).roll(shift, dims=0)) for shift in shifts]
         if others:
-            quantiles = np.quantile(torch.cat(others).cpu().numpy(), QUANTILES)
-            baseline[name] = {str(q): round(float(value), 6) for q, value in zip(QUANTILES, quantiles, strict=True)}
+            quantiles = np.quantile(torch.cat(others).cpu().numpy(), CHANCE_QUANTILES)
+            baseline[name] = {str(q): round(float(value), 6) for q, value in zip(CHANCE_QUANTILES, quantiles, strict=True)}
     baseline["closed form"] = closed_form(hidden)
     return baseline
 
@@ -200,7 +200,7 @@ def closed_form(hidden: int) -> dict[str, float]:
     angle = torch.linspace(math.pi, 0, 200_001, dtype=torch.float64)
     cumulated = angle.sin().clamp(min=0).pow(hidden - 2).cumsum(0)
     quantiles = {
-        str(q): round(float(angle[torch.searchsorted(cumulated, q * float(cumulated[-1]))].cos()), 6) for q in QUANTILES
+        str(q): round(float(angle[torch.searchsorted(cumulated, q * float(cumulated[-1]))].cos()), 6) for q in CHANCE_QUANTILES
     }
     return {"std": round(1 / math.sqrt(hidden), 6), **quantiles}
 
@@ -245,10 +245,10 @@ def ranked_tokens(rows: Tensor, tokens: Tensor, scale: float = 1.0) -> tuple[pa.
     """
     kept = min(TOKENS_KEPT, len(tokens))
     ranked: dict[bool, list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]] = {True: [], False: []}
-    for tile in torch.split(rows, max(1, CELLS_AT_ONCE // min(len(tokens), TOKENS_AT_ONCE))):
+    for tile in torch.split(rows, max(1, SCORES_AT_ONCE // min(len(tokens), VOCABULARY_AT_ONCE))):
         best: dict[bool, tuple[Tensor, Tensor]] = {}
-        for first in range(0, len(tokens), TOKENS_AT_ONCE):
-            scores = tile @ tokens[first : first + TOKENS_AT_ONCE].to(rows.device).float().T  # [rows of the tile, tokens]
+        for first in range(0, len(tokens), VOCABULARY_AT_ONCE):
+            scores = tile @ tokens[first : first + VOCABULARY_AT_ONCE].to(rows.device).float().T  # [rows of the tile, tokens]
             for largest in (True, False):
                 values, indices = scores.topk(min(kept, scores.shape[1]), dim=1, largest=largest)
                 indices = indices + first

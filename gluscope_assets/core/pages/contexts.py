@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gluscope_assets.core.arrays import Integers
 from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
 from gluscope_assets.core.pages.shown_texts import Texts
-from gluscope_assets.core.pages.windows import Integers
 from gluscope_assets.core.tables.examples import ExampleLists
 
 TOKENS_BEFORE, TOKENS_AFTER = 24, 12

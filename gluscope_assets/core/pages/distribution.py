@@ -11,11 +11,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from gluscope_assets.core.arrays import Floats, Integers
 from gluscope_assets.core.model.activation import ActivationFunction
 from gluscope_assets.core.quadrants import ACTIVATIONS
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The quantiles that a page's tables show."""

@@ -22,13 +22,12 @@ import base64
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gluscope_assets.core.arrays import Array, Integers
 from gluscope_assets.core.corpus.decoder import TokenDecoder
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import leaf_paths, replacing, require_file
@@ -37,7 +36,6 @@ from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.packing import planes
 from gluscope_assets.core.pages.peaks import read_peaks
 from gluscope_assets.core.pages.shown_texts import Texts
-from gluscope_assets.core.pages.windows import Integers
 from gluscope_assets.core.paths import VOCABULARY, LayerTables, columns_folder, columns_script
 from gluscope_assets.core.quadrants import QUADRANTS
 from gluscope_assets.core.tables import schema
@@ -47,8 +45,6 @@ SUMMARY, PEAKS, CONTEXTS = "summary", "tokens-peaks", "contexts"
 """The scripts that hold several columns of numbers, and those that are made from examples."""
 
 ATYPICAL, FLIPPED = 64, 128
-
-Numbers = npt.NDArray[Any]
 
 
 def groups() -> tuple[str, ...]:
@@ -181,7 +177,7 @@ def _from_examples(
             contexts[quadrant].append(contexts_of(peaks, corpus, pieces))
     joined = [tuple(np.concatenate(batches) for batches in zip(*of_quadrant, strict=True)) for of_quadrant in lists]
 
-    def stacked(name: str) -> Numbers:
+    def stacked(name: str) -> Array:
         return np.concatenate([getattr(batch, name) for of_quadrant in contexts for batch in of_quadrant])
 
     return [(lengths, identities) for lengths, identities in joined], [

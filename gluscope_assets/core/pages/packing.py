@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from gluscope_assets.core.arrays import ranges
+from gluscope_assets.core.arrays import Integers, ranges
 from gluscope_assets.core.pages.formats import safe_json
 from gluscope_assets.core.pages.shown_texts import ShownTexts
 from gluscope_assets.core.pages.vocabulary import Vocabulary
-from gluscope_assets.core.pages.windows import Integers, Kept, Windows
+from gluscope_assets.core.pages.windows import Kept, Windows
 
 
 @dataclass(frozen=True)

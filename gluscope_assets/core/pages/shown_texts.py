@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gluscope_assets.core.arrays import Integers
 from gluscope_assets.core.corpus.decoder import visible
-from gluscope_assets.core.pages.windows import Integers, SampleWindows
+from gluscope_assets.core.pages.windows import SampleWindows
 
 MOST_SOURCES = 1 << 16
 """Texts whose documents' names are kept in memory."""

@@ -9,9 +9,9 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from gluscope_assets.core.arrays import ranges
+from gluscope_assets.core.arrays import Integers, ranges
 from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
-from gluscope_assets.core.pages.windows import Integers, TokensOf
+from gluscope_assets.core.pages.windows import TokensOf
 
 MOST_SPLIT = 1 << 16
 """Texts whose split characters are kept in memory."""

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gluscope_assets.core.arrays import ranges
+from gluscope_assets.core.arrays import Floats, Integers, ranges
 from gluscope_assets.core.quadrants import ODD, oriented_quadrant
 from gluscope_assets.core.tables.examples import ExampleLists
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Kept = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """Gate or in of the positions of windows and of the sample, as tables keep them."""
 

@@ -39,7 +39,7 @@ MOST_FILES = 100_000
 """Files that the Hub recommends as the most of a repository."""
 MOST_FILES_OF_A_FOLDER = 10_000
 """The Hub refuses a commit with more."""
-CARD = "README.md"
+HUB_CARD = "README.md"
 HUBS_OWN = ".gitattributes"
 """A file that the Hub itself keeps: it says which files are large."""
 BRANCH = "main"
@@ -68,7 +68,7 @@ class Repository:
 
         _check_files(contents, report)
         wanted: dict[str, Path | bytes] = {name: contents.site / name for name in contents.files}
-        wanted[CARD] = _card(self.target, contents)
+        wanted[HUB_CARD] = _card(self.target, contents)
         sdk = "static" if self.target.kind == "space" else None
         with hub_errors("publish.hugging_face", self.target.repository, None):
             self.api.create_repo(self.target.repository, repo_type=self.target.kind, space_sdk=sdk, exist_ok=True)
@@ -82,7 +82,7 @@ class Repository:
                 previous = identity_of(self.titles(head)[0][1])
                 after = self.commit(operations, contents.identity, head)
                 self.verify([name for name, source in wanted.items() if not _is_same(source, after.get(name))])
-        publication = contents.publication(self.name, previous, [name for name in changed if name != CARD])
+        publication = contents.publication(self.name, previous, [name for name in changed if name != HUB_CARD])
         return replace(publication, changed=len(changed))
 
     def roll_back(self, report: Report) -> Publication:
@@ -102,7 +102,7 @@ class Repository:
             operations += [CommitOperationDelete(name) for name in now if name not in back]
             after = self.commit(operations, identity, head)
             self.verify([name for name, stored in back.items() if after.get(name) != stored])
-        site = [stored.bytes for name, stored in back.items() if name != CARD]
+        site = [stored.bytes for name, stored in back.items() if name != HUB_CARD]
         return Publication(
             self.name, identity, present, len(site), sum(site), len(changed), sum(back[name].bytes for name in changed)
         )

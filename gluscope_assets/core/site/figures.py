@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gluscope_assets.core.arrays import Doubles
 from gluscope_assets.core.pages.density import Tick, shaded, ticks_of
-from gluscope_assets.core.site.gate_finding import Finding, Floats, LayerFinding
+from gluscope_assets.core.site.gate_finding import Finding, LayerFinding
 
 MOST_MARKS = 2000
 """A layer with more neurons is shown as a grid of squares: marks would cover one another."""
@@ -35,7 +36,7 @@ class Axis:
     high: float
     ticks: tuple[Tick, ...]
 
-    def shares(self, values: Floats) -> Floats:
+    def shares(self, values: Doubles) -> Doubles:
         """Where values lie, as a share of the axis from its lower end."""
         return (values - self.low) / (self.high - self.low)
 

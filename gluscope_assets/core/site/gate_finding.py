@@ -7,15 +7,13 @@ cosines to `core.model.weights`.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from gluscope_assets.core.arrays import Doubles
 from gluscope_assets.core.site.layer_rows import COUNTS, seen_rows
 
 FEWEST = 3
 """Two neurons always correlate perfectly; fewer than these have no correlation."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class LayerFinding:
     """The neurons of one layer that have data, in the tables' order."""
 
     layer: int
-    frequency: Floats
+    frequency: Doubles
     """[N], how often gate is positive: the share of gate+ in+ and gate+ in- together."""
-    cosine: Floats
+    cosine: Doubles
     """[N], cos(w_in, w_out)."""
     correlation: float | None
     """Pearson's r of the two; None for fewer than three neurons and where either does not vary."""
@@ -75,7 +73,7 @@ def layer_finding(layer: int, rows: pl.DataFrame) -> LayerFinding:
     return LayerFinding(layer, frequency, cosine, correlation(frequency, cosine), positions, routed)
 
 
-def correlation(first: Floats, second: Floats) -> float | None:
+def correlation(first: Doubles, second: Doubles) -> float | None:
     """Pearson's r; None for fewer than three pairs and where either side does not vary."""
     # Compared before the means are taken: rounding leaves a constant with a spread.
     if len(first) < FEWEST or np.ptp(first) == 0 or np.ptp(second) == 0:

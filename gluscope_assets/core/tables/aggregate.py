@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gluscope_assets.core.arrays import offsets_of
+from gluscope_assets.core.arrays import Array, Floats, Indices, offsets_of
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.files import read_provenance, replacing_folder, require_file, write_parquet
 from gluscope_assets.core.paths import AGGREGATE_FILES, EXAMPLES_FILE, STATISTICS_FILE
@@ -23,10 +23,6 @@ from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, column
 from gluscope_assets.core.tables import schema
 from gluscope_assets.core.tables.examples import ExampleLists, lack_peaks, lists_of_rows
 from gluscope_assets.core.tables.schema import table_of
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int32]
 
 NO_TOKEN = -1
 """The token id of a window's cell outside its text."""
@@ -57,9 +53,9 @@ class Aggregate:
     """Counted positions."""
     mlp: npt.NDArray[np.str_]
     """[N], the path of the neuron's gated MLP inside the layer."""
-    expert: Integers
+    expert: Indices
     """[N], -1 for a neuron that sees all tokens."""
-    index: Integers
+    index: Indices
     """[N], the neuron's number in its MLP or expert."""
     routed: npt.NDArray[np.int64]
     """[N], counted positions that the neuron sees: those routed to its expert, or all."""
@@ -77,11 +73,11 @@ class Aggregate:
     """[L, N, K], the ranked activation at the peak as the model computed it; 0 in empty places."""
     post: Floats
     """[L, N, K], post at the peak."""
-    text: Integers
+    text: Indices
     """[L, N, K], -1 in empty places, which come last."""
-    position: Integers
+    position: Indices
     """[L, N, K], the peak's position in its text."""
-    window_token: Integers
+    window_token: Indices
     """[L, N, K, W], -1 outside the text; the peak is at `window_before`."""
     window_gate: npt.NDArray[np.floating]
     """[L, N, K, W], float16, or float32 if a value does not fit."""
@@ -90,11 +86,11 @@ class Aggregate:
     window_before: int
     sample_hash: npt.NDArray[np.uint64]
     """[S], ascending."""
-    sample_text: Integers
+    sample_text: Indices
     """[S]"""
-    sample_position: Integers
+    sample_position: Indices
     """[S]"""
-    sample_token: Integers
+    sample_token: Indices
     """[S]"""
     sample_gate: npt.NDArray[np.floating]
     """[S, N], float16, or float32 if a value does not fit."""

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gluscope_assets.core.arrays import offsets_of
+from gluscope_assets.core.arrays import Integers, offsets_of
 from gluscope_assets.core.quadrants import LISTS, column
 from gluscope_assets.core.tables import schema
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

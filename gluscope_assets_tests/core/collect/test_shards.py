@@ -15,8 +15,8 @@ from gluscope_assets.core.collect.job import Collection, Job, collect
 from gluscope_assets.core.collect.shards import (
     claimed,
     merge_layers,
-    read_manifest,
     read_record,
+    read_shard_manifest,
 )
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.paths import AGGREGATE_FILES, SHARD_MANIFEST, LayerShards
@@ -182,7 +182,7 @@ def test_merged_shards_can_be_dropped_and_are_then_reported_gone(undisturbed: Co
         assert {path.name for path in (tmp_path / f"{layer}").iterdir()} == set(AGGREGATE_FILES)
     assert not list(collection.root.rglob("*.parquet"))
     assert read_record(LayerShards(collection.root, 0)).fingerprint == "soak"
-    assert read_manifest(LayerShards(collection.root, 0).shard(0)).shard == 0
+    assert read_shard_manifest(LayerShards(collection.root, 0).shard(0)).shard == 0
     with pytest.raises(InputError, match="shard-0000 are gone or damaged; delete .*collection.json and run gluscope build"):
         shards.merge_shards(collection.root, 0, tmp_path / "again", {})
     assert not (tmp_path / "again").exists()

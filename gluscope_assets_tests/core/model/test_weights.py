@@ -292,8 +292,8 @@ def test_the_closed_form_is_that_of_random_directions(hidden: int) -> None:
 
 @pytest.mark.parametrize("tile", [1 << 14, 7])
 def test_token_lists_are_those_of_the_whole_product(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
-    monkeypatch.setattr(weights, "TOKENS_AT_ONCE", tile)
-    monkeypatch.setattr(weights, "CELLS_AT_ONCE", 3 * tile)
+    monkeypatch.setattr(weights, "VOCABULARY_AT_ONCE", tile)
+    monkeypatch.setattr(weights, "SCORES_AT_ONCE", 3 * tile)
     generator = torch.Generator().manual_seed(1)
     # Integers, so that products are exact.
     rows, tokens = (torch.randint(-999, 1000, (count, 6), generator=generator).float() for count in (11, 40))
