@@ -16,6 +16,8 @@ import gluscope_assets
 PACKAGE = gluscope_assets.__name__
 ROOT = Path(gluscope_assets.__file__).parent
 MOST_LINES = 60
+MOST_BODY_LINES = 15
+"""Of an asset."""
 REASON = "Long because"
 """What the docstring of a function says that is longer."""
 
@@ -123,3 +125,11 @@ def test_functions_are_short_or_say_why_not(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             assert lines <= MOST_LINES or REASON in (ast.get_docstring(node) or ""), f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "assets").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_assets_only_wire(path: Path) -> None:
+    (build,) = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    assert build.name == f"build_{path.stem}"
+    for body in (node for node in ast.walk(build) if isinstance(node, ast.FunctionDef) and node is not build):
+        assert (body.end_lineno or body.lineno) - body.body[0].lineno < MOST_BODY_LINES

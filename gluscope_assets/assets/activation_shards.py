@@ -23,6 +23,6 @@ def build_activation_shards(study: Study) -> dg.AssetsDefinition:
         from gluscope_assets.study.stages.activation_shards import make_activation_shards
 
         make = partial(make_activation_shards, devices=device.all(), processes=device.processes)
-        return make_layers(context, study, storage, progress, "tokens", make)
+        return make_layers(context, study, storage, progress, "activations", "tokens", make)
 
     return activation_shards

@@ -24,6 +24,6 @@ def build_neuron_pages(study: Study) -> dg.AssetsDefinition:
         """The rendered pages of a layer."""
         checkpoints = [resolve_checkpoint(options) for options in study.model.checkpoints]
         make = partial(make_neuron_pages, checkpoints=checkpoints)
-        return make_layers(context, study, storage, progress, "pages", make)
+        return make_layers(context, study, storage, progress, "pages", "pages", make)
 
     return neuron_pages

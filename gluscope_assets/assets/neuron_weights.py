@@ -21,6 +21,6 @@ def build_neuron_weights(study: Study) -> dg.AssetsDefinition:
         from gluscope_assets.study.stages.neuron_weights import make_neuron_weights
 
         make = partial(make_neuron_weights, device=device.all()[0])
-        return make_layers(context, study, storage, progress, "layers", make)
+        return make_layers(context, study, storage, progress, "weights", "layers", make)
 
     return neuron_weights

@@ -17,6 +17,6 @@ def build_quadrant_aggregates(study: Study) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: Storage, progress: ProgressDisplay
     ) -> dg.MaterializeResult[None]:
         """One row a neuron: a light table of statistics, a heavy one of examples with windows, and the sample."""
-        return make_layers(context, study, storage, progress, "layers", make_quadrant_aggregates)
+        return make_layers(context, study, storage, progress, "aggregates", "layers", make_quadrant_aggregates)
 
     return quadrant_aggregates

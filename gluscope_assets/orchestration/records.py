@@ -36,13 +36,22 @@ Make = Callable[[LayerBatch, Pace], Iterator[tuple[int, StageReport]]]
 
 
 def make_layers(
-    context: dg.AssetExecutionContext, study: Study, storage: Storage, progress: ProgressDisplay, unit: str, make: Make
+    context: dg.AssetExecutionContext,
+    study: Study,
+    storage: Storage,
+    progress: ProgressDisplay,
+    label: str,
+    unit: str,
+    make: Make,
 ) -> dg.MaterializeResult[None]:
-    """Make a stage of the layers that a run is about, checkpoint by checkpoint, and record what is said of each."""
+    """Make a stage of the layers that a run is about, checkpoint by checkpoint, and record what is said of each.
+
+    Progress is shown under `label`, such as activations, in the stage's `unit`, such as tokens.
+    """
     stage, fingerprints = context.asset_key.path[-1], set[str]()
     for key, layers in by_checkpoint(context.partition_keys).items():
         batch = batch_of(study, storage.of(study), checkpoint_of(study, key), stage, layers)
-        with progress.show(context, f"{batch.checkpoint.name}: {stage.split('_')[1]}", unit) as show:
+        with progress.show(context, f"{batch.checkpoint.name}: {label}", unit) as show:
             for layer, report in make(batch, show):
                 metadata = metadata_of(batch.provenance[layer], report, show)
                 context.add_asset_metadata(metadata, partition_key=partition_key(key, layer))
