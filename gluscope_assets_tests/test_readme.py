@@ -84,7 +84,7 @@ def test_a_second_demo_does_nothing(demo: Path) -> None:
 
 
 def test_the_demo_has_its_checkpoints_and_keeps_its_size(demo: Path) -> None:
-    study = load_study(ROOT / "gluscope_assets" / "studies" / "demo.yaml")
+    study = load_study(ROOT / "gluscope_assets" / "study" / "demo.yaml")
     names = [checkpoint.name for checkpoint in study.model.checkpoints]
     site = demo / "demo" / "site"
     assert len(names) >= 4
