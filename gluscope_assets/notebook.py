@@ -5,7 +5,6 @@ Reads what the assets wrote and computes nothing from activations. Frames are la
 """
 
 import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -19,7 +18,7 @@ from gluscope_assets.core.corpus.decoder import TokenDecoder, visible
 from gluscope_assets.core.corpus.texts import TokenizedCorpus
 from gluscope_assets.core.errors import InputError
 from gluscope_assets.core.model.checkpoint import Checkpoint
-from gluscope_assets.core.pages.formats import format_count, format_number, format_share, quadrant_label, signed
+from gluscope_assets.core.pages.formats import SPACES, format_count, format_number, format_share, quadrant_label, signed
 from gluscope_assets.core.paths import StudyFolder, default_home
 from gluscope_assets.core.quadrants import ACTIVATIONS, LISTS, QUADRANTS, View, column
 from gluscope_assets.core.tables.orientation import scan_list, scan_neurons
@@ -280,8 +279,6 @@ CELL = "padding:.25em .7em;border-top:1px solid rgba(128,128,128,.45);vertical-a
 PEAK = "background:rgba(245,166,35,.4);color:inherit;font-weight:600;padding:0 .1em;border-radius:.15em"
 """Translucent, so that it shows on a light and on a dark ground."""
 
-_SPACES = re.compile(" {3,}")
-
 
 def _line(example: dict[str, Any]) -> str:
     """One example on one line, its peak marked."""
@@ -291,8 +288,8 @@ def _line(example: dict[str, Any]) -> str:
         return f"{value} <i>text {example['text']}</i>"
     peak = example["position"] - example["start"]
     shown = [html.escape(visible(piece).replace("\n", "")) for piece in example["tokens"]]
-    before = _SPACES.sub("  ", "".join(shown[max(0, peak - SHOWN_BEFORE) : peak]))
-    after = _SPACES.sub("  ", "".join(shown[peak + 1 : peak + 1 + SHOWN_AFTER]))
+    before = SPACES.sub("  ", "".join(shown[max(0, peak - SHOWN_BEFORE) : peak]))
+    after = SPACES.sub("  ", "".join(shown[peak + 1 : peak + 1 + SHOWN_AFTER]))
     return (
         f'{value} <code style="background:none;color:inherit;white-space:pre" title="{where}">'
         f'<bdi>{before}</bdi><mark style="{PEAK}">{shown[peak] or "‥"}</mark><bdi>{after}</bdi></code>'
